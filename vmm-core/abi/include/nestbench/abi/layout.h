@@ -1,0 +1,52 @@
+// Where everything lies in a payload's address space: one map for every substrate.
+//
+// A payload image is linked at a fixed address. `bare` maps these ranges at these virtual addresses in a host
+// process; `vm` backs the same ranges as guest-physical memory and maps guest-virtual = guest-physical. All
+// ranges are start + size and lie below the 32-bit PCI/APIC hole of a PC (I/O APIC at 0xFEC00000, local APIC at
+// 0xFEE00000), so that one map serves a user process, our VMM and any other VMM.
+//
+// Freestanding: included by guest code and host code alike.
+#pragma once
+
+#include <cstdint>
+
+namespace nestbench::abi {
+
+inline constexpr std::uint64_t kPageBytes = 4096;
+inline constexpr std::uint64_t kLargePageBytes = 2ULL << 20;
+
+// Supervisor area of a `vm`: descriptor tables, exception stubs, their stack, then page tables. User pages
+// never map it. `bare` has nothing here.
+inline constexpr std::uint64_t kSupervisorBase = 0x0000'0000;
+inline constexpr std::uint64_t kSupervisorBytes = 16ULL << 20;
+
+// Mailbox page, then the payload's stack (grows down from kStackTop), in one 2 MiB range.
+inline constexpr std::uint64_t kMailboxBase = 0x0F00'0000;
+inline constexpr std::uint64_t kMailboxBytes = kPageBytes;
+inline constexpr std::uint64_t kStackBase = 0x0F10'0000;
+inline constexpr std::uint64_t kStackBytes = 1ULL << 20;
+inline constexpr std::uint64_t kStackTop = kStackBase + kStackBytes;
+
+// The image: text, constants, data, bss. The link script places it at kImageBase.
+inline constexpr std::uint64_t kImageBase = 0x1000'0000;
+inline constexpr std::uint64_t kImageMaxBytes = 16ULL << 20;
+
+// The arena: the working set of a payload, zero before first use, up to kArenaMaxBytes.
+inline constexpr std::uint64_t kArenaBase = 0x2000'0000;
+inline constexpr std::uint64_t kArenaMaxBytes = 2ULL << 30;
+
+// One page that is never mapped: the page-fault payload loads from it to raise #PF.
+inline constexpr std::uint64_t kFaultPage = 0xC000'0000;
+
+// MMIO pages: no memory behind them, so that an access leaves the guest.
+inline constexpr std::uint64_t kDoorbellPage = 0xD000'0000;   // handled in user space
+inline constexpr std::uint64_t kEventPage = 0xD000'1000;      // an ioeventfd: handled in the kernel
+inline constexpr std::uint64_t kMmioPagesEnd = 0xD000'2000;
+
+// Ports. Only these (and the serial port) are open to CPL3 in the TSS I/O permission bitmap.
+inline constexpr std::uint16_t kDoorbellPort = 0x0B20;  // 4-byte write; the value is ignored
+inline constexpr std::uint16_t kEventPort = 0x0B24;     // an ioeventfd, 4-byte write
+inline constexpr std::uint16_t kPanicPort = 0x0B28;     // 4-byte write by the exception stubs: the vector
+inline constexpr std::uint16_t kSerialPort = 0x03F8;    // 16550, eight registers
+
+}  // namespace nestbench::abi
