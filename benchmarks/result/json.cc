@@ -1,0 +1,356 @@
+#include "nestbench/result/json.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <utility>
+
+namespace nestbench::result {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kMaxDepth = 64;
+
+// Reads the keys of one object. The first thing that is wrong is kept; every later read is then void, so a reader can
+// ask for all keys and look at the error once.
+class Reader {
+ public:
+  Reader(const json& object, std::string_view what) : object_(object), what_(what) {
+    if (!object.is_object()) SetError("is not an object");
+  }
+
+  void String(const char* key, std::string& value) {
+    if (const json* found = Get(key)) {
+      if (found->is_string()) {
+        value = found->get_ref<const std::string&>();
+      } else {
+        SetError(fmt::format("`{}` is not a string", key));
+      }
+    }
+  }
+
+  template <typename Integer>
+  void Unsigned(const char* key, Integer& value) {
+    const json* found = Get(key);
+    if (found == nullptr) return;
+    if (!found->is_number_integer() || (!found->is_number_unsigned() && found->get<std::int64_t>() < 0) ||
+        found->get<std::uint64_t>() > std::numeric_limits<Integer>::max()) {
+      SetError(fmt::format("`{}` is not a whole number from 0 to {}", key, std::numeric_limits<Integer>::max()));
+      return;
+    }
+    value = static_cast<Integer>(found->get<std::uint64_t>());
+  }
+
+  void Number(const char* key, double& value) {
+    if (const json* found = Get(key)) {
+      if (IsFinite(*found)) {
+        value = found->get<double>();
+      } else {
+        SetError(fmt::format("`{}` is not a finite number", key));
+      }
+    }
+  }
+
+  void Bool(const char* key, bool& value) {
+    if (const json* found = Get(key)) {
+      if (found->is_boolean()) {
+        value = found->get<bool>();
+      } else {
+        SetError(fmt::format("`{}` is not true or false", key));
+      }
+    }
+  }
+
+  template <typename Enum, typename Parse>
+  void Word(const char* key, Enum& value, Parse parse) {
+    std::string text;
+    String(key, text);
+    if (error_) return;
+    if (const auto parsed = parse(text)) {
+      value = *parsed;
+    } else {
+      SetError(fmt::format("`{}` is the unknown word `{}`", key, text.substr(0, 40)));
+    }
+  }
+
+  // The value of a key that must be there and be an array; nullptr, with the error kept, when it is not.
+  const json* Array(const char* key) {
+    const json* found = Get(key);
+    if (found != nullptr && !found->is_array()) {
+      SetError(fmt::format("`{}` is not an array", key));
+      return nullptr;
+    }
+    return found;
+  }
+
+  const json* Get(const char* key) {
+    if (error_) return nullptr;
+    const auto found = object_.find(key);
+    if (found == object_.end()) {
+      SetError(fmt::format("`{}` is missing", key));
+      return nullptr;
+    }
+    return &*found;
+  }
+
+  void SetError(std::string detail) {
+    if (!error_) error_ = Error::Malformed(what_, std::move(detail));
+  }
+
+  [[nodiscard]] const std::optional<Error>& error() const { return error_; }
+
+  static bool IsFinite(const json& value) { return value.is_number() && std::isfinite(value.get<double>()); }
+
+ private:
+  const json& object_;
+  std::string what_;
+  std::optional<Error> error_;
+};
+
+bool IsSha256(std::string_view text) {
+  return text.size() == 64 &&
+         std::ranges::all_of(text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
+void ReadParams(Reader& reader, Params& params) {
+  const json* found = reader.Get("params");
+  if (found == nullptr) return;
+  if (!found->is_object()) return reader.SetError("`params` is not an object");
+  for (const auto& [key, value] : found->items()) {
+    if (value.is_string()) {
+      params.emplace(key, value.get<std::string>());
+    } else if (value.is_number_integer() && (!value.is_number_unsigned() || value.get<std::uint64_t>() <= INT64_MAX)) {
+      params.emplace(key, value.get<std::int64_t>());
+    } else {
+      return reader.SetError(fmt::format("`params.{}` is neither a string nor a 64-bit integer", key));
+    }
+  }
+}
+
+template <typename T>
+Result<T> Finish(const Reader& reader, T value) {
+  if (reader.error()) return vmm::Fail(*reader.error());
+  return value;
+}
+
+// Nesting is checked on the text: a deep value would exhaust the stack when it is written again.
+bool IsTooDeep(std::string_view text) {
+  int depth = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') {
+        ++i;
+      } else if (c == '"') {
+        in_string = false;
+      }
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxDepth) return true;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+json ToJson(const Params& params) {
+  json object = json::object();
+  for (const auto& [key, value] : params) {
+    std::visit([&object, &key](const auto& typed) { object[key] = typed; }, value);
+  }
+  return object;
+}
+
+json ToJson(const Round& round) {
+  return {{"round", round.round},
+          {"order", round.order},
+          {"arm", ToString(round.arm)},
+          {"samples", round.samples},
+          {"iterations", round.iterations},
+          {"voided", round.voided},
+          {"steal_ns", round.steal_ns},
+          {"run_queue_wait_ns", round.run_queue_wait_ns},
+          {"context_switches", round.context_switches},
+          {"migrations", round.migrations},
+          {"warmup_batches", round.warmup_batches},
+          {"clock_disagreement_max", round.clock_disagreement_max},
+          {"huge_page_bytes", round.huge_page_bytes},
+          {"exits", round.exits}};
+}
+
+json ToJson(const Measurement& measurement) {
+  json rounds = json::array();
+  for (const Round& round : measurement.rounds) rounds.push_back(ToJson(round));
+  return {{"id", measurement.id},
+          {"scenario", measurement.scenario},
+          {"workload", measurement.workload},
+          {"substrate", measurement.substrate},
+          {"params", ToJson(measurement.params)},
+          {"unit", measurement.unit},
+          {"direction", ToString(measurement.direction)},
+          {"status", ToString(measurement.status)},
+          {"reason", measurement.reason},
+          {"image", measurement.image},
+          {"image_sha256", measurement.image_sha256},
+          {"rounds", std::move(rounds)},
+          {"floor_id", measurement.floor_id ? json(*measurement.floor_id) : json(nullptr)}};
+}
+
+json ToJson(const Finding& finding) {
+  return {{"id", finding.id},
+          {"severity", ToString(finding.severity)},
+          {"text", finding.text},
+          {"evidence", finding.evidence}};
+}
+
+json ToJson(const Capability& capability) {
+  return {{"scenario", capability.scenario},
+          {"workload", capability.workload},
+          {"runnable", capability.runnable},
+          {"reason", capability.reason},
+          {"remedy", capability.remedy}};
+}
+
+json ToJson(const RunInfo& run) {
+  return {{"id", run.id},
+          {"started", run.started},
+          {"profile", run.profile},
+          {"seed", run.seed},
+          {"arguments", run.arguments},
+          {"duration_s", run.duration_s},
+          {"interrupted", run.interrupted},
+          {"recovered", run.recovered}};
+}
+
+Result<Round> RoundFromJson(const json& value) {
+  Round round;
+  Reader reader(value, "round");
+  reader.Unsigned("round", round.round);
+  reader.Unsigned("order", round.order);
+  reader.Word("arm", round.arm, ParseArm);
+  if (const json* samples = reader.Array("samples")) {
+    for (const json& sample : *samples) {
+      if (!Reader::IsFinite(sample)) {
+        reader.SetError(fmt::format("`samples[{}]` is not a finite number", round.samples.size()));
+        break;
+      }
+      round.samples.push_back(sample.get<double>());
+    }
+  }
+  reader.Unsigned("iterations", round.iterations);
+  reader.Unsigned("voided", round.voided);
+  reader.Unsigned("steal_ns", round.steal_ns);
+  reader.Unsigned("run_queue_wait_ns", round.run_queue_wait_ns);
+  reader.Unsigned("context_switches", round.context_switches);
+  reader.Unsigned("migrations", round.migrations);
+  reader.Unsigned("warmup_batches", round.warmup_batches);
+  reader.Number("clock_disagreement_max", round.clock_disagreement_max);
+  reader.Unsigned("huge_page_bytes", round.huge_page_bytes);
+  reader.Unsigned("exits", round.exits);
+  return Finish(reader, std::move(round));
+}
+
+Result<Measurement> MeasurementFromJson(const json& value) {
+  Measurement measurement;
+  Reader reader(value, "measurement");
+  reader.String("id", measurement.id);
+  reader.String("scenario", measurement.scenario);
+  reader.String("workload", measurement.workload);
+  reader.String("substrate", measurement.substrate);
+  ReadParams(reader, measurement.params);
+  reader.String("unit", measurement.unit);
+  reader.Word("direction", measurement.direction, ParseDirection);
+  reader.Word("status", measurement.status, ParseStatus);
+  reader.String("reason", measurement.reason);
+  reader.String("image", measurement.image);
+  reader.String("image_sha256", measurement.image_sha256);
+  if (!measurement.image_sha256.empty() && !IsSha256(measurement.image_sha256)) {
+    reader.SetError("`image_sha256` is neither empty nor 64 lower-case hex digits");
+  }
+  if (const json* rounds = reader.Array("rounds")) {
+    for (const json& round : *rounds) {
+      auto parsed = RoundFromJson(round);
+      if (!parsed) return vmm::Fail(std::move(parsed.error()));
+      measurement.rounds.push_back(std::move(*parsed));
+    }
+  }
+  if (const json* floor = reader.Get("floor_id"); floor != nullptr && !floor->is_null()) {
+    reader.String("floor_id", measurement.floor_id.emplace());
+  }
+  if ((measurement.status == Status::kOk) != measurement.reason.empty()) {
+    reader.SetError("`reason` must be empty exactly when `status` is ok");
+  }
+  return Finish(reader, std::move(measurement));
+}
+
+Result<Finding> FindingFromJson(const json& value) {
+  Finding finding;
+  Reader reader(value, "finding");
+  reader.String("id", finding.id);
+  reader.Word("severity", finding.severity, ParseSeverity);
+  reader.String("text", finding.text);
+  reader.String("evidence", finding.evidence);
+  return Finish(reader, std::move(finding));
+}
+
+Result<Capability> CapabilityFromJson(const json& value) {
+  Capability capability;
+  Reader reader(value, "capability");
+  reader.String("scenario", capability.scenario);
+  reader.String("workload", capability.workload);
+  reader.Bool("runnable", capability.runnable);
+  reader.String("reason", capability.reason);
+  reader.String("remedy", capability.remedy);
+  return Finish(reader, std::move(capability));
+}
+
+Result<RunInfo> RunInfoFromJson(const json& value) {
+  RunInfo run;
+  Reader reader(value, "run");
+  reader.String("id", run.id);
+  reader.String("started", run.started);
+  reader.String("profile", run.profile);
+  reader.Unsigned("seed", run.seed);
+  if (const json* arguments = reader.Array("arguments")) {
+    for (const json& argument : *arguments) {
+      if (!argument.is_string()) {
+        reader.SetError("`arguments` holds something that is not a string");
+        break;
+      }
+      run.arguments.push_back(argument.get<std::string>());
+    }
+  }
+  reader.Number("duration_s", run.duration_s);
+  reader.Bool("interrupted", run.interrupted);
+  reader.Bool("recovered", run.recovered);
+  return Finish(reader, std::move(run));
+}
+
+Result<json> ParseJson(std::string_view text, std::string_view what) {
+  if (IsTooDeep(text)) {
+    return vmm::Fail(Error::Malformed(what, fmt::format("JSON is nested deeper than {} levels", kMaxDepth)));
+  }
+  try {
+    return json::parse(text);
+  } catch (const json::exception& exception) {
+    // "[json.exception.parse_error.101] parse error at line 1, column 5: ...": the tag says nothing to a reader.
+    std::string_view reason = exception.what();
+    if (const auto end = reason.find("] "); end != std::string_view::npos) reason.remove_prefix(end + 2);
+    return vmm::Fail(Error::Malformed(what, fmt::format("not JSON: {}", reason.substr(0, 200))));
+  }
+}
+
+std::string Dump(const json& value, int indent) {
+  return value.dump(indent, ' ', false, json::error_handler_t::replace);
+}
+
+}  // namespace nestbench::result
