@@ -1,0 +1,1 @@
+#include "nestbench/vmm/loader/elf.h"
