@@ -1,0 +1,44 @@
+// Writes four-level page tables into guest memory. Source: AMD APM, volume 2, section "Long-Mode Page Translation".
+#pragma once
+
+#include <cstdint>
+
+#include "nestbench/abi/address.h"
+#include "nestbench/abi/layout.h"
+#include "nestbench/vmm/base/error.h"
+#include "nestbench/vmm/memory/guest_memory.h"
+
+namespace nestbench::vmm {
+
+struct PageAccess {
+  bool user = false;
+  bool writable = false;
+  bool executable = false;
+  bool cacheable = true;
+};
+
+// Builds tables inside a pool of guest memory. The pool must be zero. Refers to the memory, which outlives it.
+class PageTableBuilder {
+ public:
+  // kInvalidArgument when the pool is not page-aligned or smaller than one page.
+  static Result<PageTableBuilder> Create(const GuestMemory& memory, abi::GuestPhysRange pool);
+
+  // Maps [virtual_start, + size_bytes) to physical_start. `page_bytes` is 4096 or 2 MiB; addresses and size are
+  // multiples of it. kInvalidArgument for a range that is mapped already or not canonical, or when the pool is full.
+  Result<void> Map(abi::GuestVirtAddr virtual_start, abi::GuestPhysAddr physical_start, std::uint64_t size_bytes,
+                   std::uint64_t page_bytes, PageAccess access);
+
+  // What CR3 takes.
+  [[nodiscard]] abi::GuestPhysAddr root() const { return pool_.start; }
+
+ private:
+  PageTableBuilder(const GuestMemory& memory, abi::GuestPhysRange pool) : memory_(&memory), pool_(pool) {}
+  Result<std::uint64_t> NextTable(std::uint64_t table, std::uint64_t index);
+  Result<void> MapPage(std::uint64_t virtual_address, std::uint64_t entry, bool large);
+
+  const GuestMemory* memory_;
+  abi::GuestPhysRange pool_;
+  std::uint64_t used_bytes_ = abi::kPageBytes;
+};
+
+}  // namespace nestbench::vmm

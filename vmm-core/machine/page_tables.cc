@@ -1,0 +1,95 @@
+#include "nestbench/vmm/machine/page_tables.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "nestbench/abi/x86.h"
+
+namespace nestbench::vmm {
+namespace {
+
+using namespace abi::x86;
+
+constexpr std::string_view kOperation = "map guest page";
+constexpr unsigned kLevelBits = 9;
+constexpr unsigned kPageShift = 12;
+// Lower half only: user addresses below bit 47 are canonical as they are.
+constexpr std::uint64_t kLowerHalfEnd = 1ULL << 47;
+
+std::uint64_t IndexAt(std::uint64_t address, unsigned level) {
+  return (address >> (kPageShift + kLevelBits * level)) % kPageTableEntries;
+}
+
+}  // namespace
+
+Result<PageTableBuilder> PageTableBuilder::Create(const GuestMemory& memory, abi::GuestPhysRange pool) {
+  if (!pool.start.IsAligned(abi::kPageBytes) || pool.size_bytes < abi::kPageBytes) {
+    return Fail(
+        Error::InvalidArgument("page-table pool", fmt::format("[{:#x}, +{:#x})", pool.start.value(), pool.size_bytes)));
+  }
+  return PageTableBuilder(memory, pool);
+}
+
+Result<std::uint64_t> PageTableBuilder::NextTable(std::uint64_t table, std::uint64_t index) {
+  const abi::GuestPhysAddr entry_address(table + index * sizeof(std::uint64_t));
+  auto entry = memory_->Read<std::uint64_t>(entry_address);
+  if (!entry) return Fail(std::move(entry.error()));
+  if ((*entry & kPtePresent) != 0) {
+    if ((*entry & kPteLarge) != 0) return Fail(Error::InvalidArgument(kOperation, "a 2 MiB page is there already"));
+    return *entry & kPteAddressMask;
+  }
+  if (pool_.size_bytes - used_bytes_ < abi::kPageBytes) {
+    return Fail(Error::InvalidArgument(kOperation, fmt::format("the pool of {:#x} bytes is full", pool_.size_bytes)));
+  }
+  const std::uint64_t next = pool_.start.value() + used_bytes_;
+  used_bytes_ += abi::kPageBytes;
+  // Rights are given by the last level alone; the levels above allow everything.
+  if (auto written = memory_->Write(entry_address, next | kPtePresent | kPteWritable | kPteUser); !written) {
+    return Fail(std::move(written.error()));
+  }
+  return next;
+}
+
+Result<void> PageTableBuilder::MapPage(std::uint64_t virtual_address, std::uint64_t entry, bool large) {
+  std::uint64_t table = pool_.start.value();
+  const unsigned last_level = large ? 1 : 0;
+  for (unsigned level = 3; level > last_level; --level) {
+    auto next = NextTable(table, IndexAt(virtual_address, level));
+    if (!next) return Fail(std::move(next.error()));
+    table = *next;
+  }
+  const abi::GuestPhysAddr address(table + IndexAt(virtual_address, last_level) * sizeof(std::uint64_t));
+  auto present = memory_->Read<std::uint64_t>(address);
+  if (!present) return Fail(std::move(present.error()));
+  if (*present != 0) {
+    return Fail(Error::InvalidArgument(kOperation, fmt::format("{:#x} is mapped already", virtual_address)));
+  }
+  return memory_->Write(address, entry);
+}
+
+Result<void> PageTableBuilder::Map(abi::GuestVirtAddr virtual_start, abi::GuestPhysAddr physical_start,
+                                   std::uint64_t size_bytes, std::uint64_t page_bytes, PageAccess access) {
+  const bool large = page_bytes == abi::kLargePageBytes;
+  if ((!large && page_bytes != abi::kPageBytes) || !virtual_start.IsAligned(page_bytes) ||
+      !physical_start.IsAligned(page_bytes) || size_bytes % page_bytes != 0 || virtual_start.value() >= kLowerHalfEnd ||
+      size_bytes > kLowerHalfEnd - virtual_start.value()) {
+    return Fail(Error::InvalidArgument(
+        kOperation, fmt::format("{:#x} -> {:#x}, {:#x} bytes in pages of {:#x}", virtual_start.value(),
+                                physical_start.value(), size_bytes, page_bytes)));
+  }
+  // Accessed and dirty are set beforehand: setting them is not what a payload measures.
+  std::uint64_t flags = kPtePresent | kPteAccessed | kPteDirty;
+  if (access.writable) flags |= kPteWritable;
+  if (access.user) flags |= kPteUser;
+  if (!access.cacheable) flags |= kPteCacheDisable;
+  if (!access.executable) flags |= kPteNoExecute;
+  if (large) flags |= kPteLarge;
+  for (std::uint64_t offset = 0; offset < size_bytes; offset += page_bytes) {
+    auto mapped = MapPage(virtual_start.value() + offset, (physical_start.value() + offset) | flags, large);
+    if (!mapped) return mapped;
+  }
+  return {};
+}
+
+}  // namespace nestbench::vmm

@@ -1,0 +1,63 @@
+#include "nestbench/vmm/memory/guest_memory.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace nestbench::vmm {
+
+Result<const MemoryRegion*> GuestMemory::Add(MemoryRegion region) {
+  for (const MemoryRegion& present : regions_) {
+    if (present.range().Overlaps(region.range())) {
+      return Fail(Error::InvalidArgument(
+          "add guest memory",
+          fmt::format("[{:#x}, +{:#x}) overlaps [{:#x}, +{:#x})", region.range().start.value(),
+                      region.range().size_bytes, present.range().start.value(), present.range().size_bytes)));
+    }
+  }
+  // A place that Remove emptied is used again, so that adding and removing for ever does not grow the list.
+  for (MemoryRegion& place : regions_) {
+    if (place.range().size_bytes != 0) continue;
+    place = std::move(region);
+    return &place;
+  }
+  return &regions_.emplace_back(std::move(region));
+}
+
+Result<void> GuestMemory::Remove(abi::GuestPhysAddr start) {
+  const auto found = std::find_if(regions_.begin(), regions_.end(), [&](const auto& region) {
+    return region.range().start == start && region.range().size_bytes != 0;
+  });
+  if (found == regions_.end()) {
+    return Fail(Error::InvalidArgument("remove guest memory", fmt::format("no region starts at {:#x}", start.value())));
+  }
+  // Erasing from the middle of a deque would move other regions; emptying this one in place keeps every pointer valid.
+  MemoryRegion dropped = std::move(*found);
+  return {};
+}
+
+Result<std::span<std::byte>> GuestMemory::Slice(abi::GuestPhysAddr address, std::uint64_t size_bytes) const {
+  for (const MemoryRegion& region : regions_) {
+    if (!region.range().Contains(address, size_bytes)) continue;
+    return region.bytes().subspan(address.value() - region.range().start.value(), size_bytes);
+  }
+  return Fail(Error::InvalidArgument(
+      "access guest memory", fmt::format("[{:#x}, +{:#x}) is not inside one region", address.value(), size_bytes)));
+}
+
+Result<void> GuestMemory::ReadBytes(abi::GuestPhysAddr address, std::span<std::byte> destination) const {
+  auto source = Slice(address, destination.size());
+  if (!source) return Fail(std::move(source.error()));
+  if (!destination.empty()) std::memcpy(destination.data(), source->data(), destination.size());
+  return {};
+}
+
+Result<void> GuestMemory::WriteBytes(abi::GuestPhysAddr address, std::span<const std::byte> source) const {
+  auto destination = Slice(address, source.size());
+  if (!destination) return Fail(std::move(destination.error()));
+  if (!source.empty()) std::memcpy(destination->data(), source.data(), source.size());
+  return {};
+}
+
+}  // namespace nestbench::vmm
