@@ -1,0 +1,176 @@
+"""Runs clang-tidy 16 over the C++ files of a build tree; files that passed and have not changed since are skipped.
+
+A file counts as unchanged when its compile command, its text, the text of every project header that it includes
+(directly or not), .clang-tidy and clang-tidy itself are those of its last clean run. The record is in the build tree.
+Usage: clang_tidy.py --build DIR [--changed] [--jobs N] [FILES ...]. Exit code 0 clean, 1 findings, 2 usage.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+_TIDY = "clang-tidy-16"
+_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One entry of compile_commands.json."""
+
+    file: Path
+    command: str
+
+
+def _units(build: Path) -> list[Unit]:
+    entries = json.loads((build / "compile_commands.json").read_text())
+    units: dict[Path, Unit] = {}
+    for entry in entries:
+        file = (Path(entry["directory"]) / entry["file"]).resolve()
+        # Generated files (header-set verification, say) only repeat project headers; assembly is not clang-tidy's.
+        if file.is_relative_to(_ROOT) and not file.is_relative_to(_ROOT / "build") and file.suffix in (".cc", ".cpp"):
+            units.setdefault(file, Unit(file, entry["command"]))
+    return list(units.values())
+
+
+@cache
+def _tracked_by_suffix() -> dict[str, list[Path]]:
+    """Project headers by every trailing part of their path, as an include may name them."""
+    table: dict[str, list[Path]] = {}
+    for folder in ("vmm-core", "workloads", "benchmarks", "conformance"):
+        for header in sorted((_ROOT / folder).rglob("*.h")):
+            parts = header.relative_to(_ROOT).parts
+            for start in range(len(parts)):
+                table.setdefault("/".join(parts[start:]), []).append(header)
+    return table
+
+
+@cache
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@cache
+def _includes(file: Path) -> tuple[Path, ...]:
+    found: list[Path] = []
+    for name in _INCLUDE.findall(file.read_text(encoding="utf-8", errors="replace")):
+        # A name that fits several headers counts as all of them: at worst, a file is checked once too often.
+        found += _tracked_by_suffix().get(os.path.normpath(name).removeprefix("../"), [])
+    return tuple(found)
+
+
+def _dependencies(file: Path) -> list[Path]:
+    seen = {file}
+    stack = [file]
+    while stack:
+        for header in _includes(stack.pop()):
+            if header not in seen:
+                seen.add(header)
+                stack.append(header)
+    return sorted(seen)
+
+
+def _key(unit: Unit, common: str) -> str:
+    state = hashlib.sha256(f"{common}\n{unit.command}\n".encode())
+    for file in _dependencies(unit.file):
+        state.update(f"{file} {_digest(file)}\n".encode())
+    return state.hexdigest()
+
+
+def _changed_files() -> set[Path]:
+    """Files that differ from the point where this branch left main, uncommitted and new ones included."""
+    def git(*arguments: str) -> list[str]:
+        done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    base = next((git("merge-base", "HEAD", name)[0] for name in ("origin/main", "main")
+                 if subprocess.run(["git", "-C", str(_ROOT), "rev-parse", "--verify", "--quiet", name],
+                                   capture_output=True).returncode == 0), "HEAD")
+    names = git("diff", "--name-only", base) + git("ls-files", "--others", "--exclude-standard")
+    return {_ROOT / name for name in names}
+
+
+def _check(unit: Unit, build: Path) -> tuple[Unit, int, str, float]:
+    start = time.monotonic()
+    done = subprocess.run([_TIDY, "--quiet", "-p", str(build), str(unit.file)], capture_output=True, text=True)
+    output = done.stdout
+    if done.returncode != 0 and not output.strip():
+        output = done.stderr
+    return unit, done.returncode, output, time.monotonic() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="clang-tidy over the project's C++ files; unchanged files are skipped")
+    parser.add_argument("--build", type=Path, required=True, help="tree with compile_commands.json (preset clang)")
+    parser.add_argument("--changed", action="store_true",
+                        help="only files that differ from the main branch, themselves or in a header")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("files", nargs="*", type=Path, help="only these files")
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error("--jobs must be 1 or more")
+    build: Path = options.build.resolve()
+    try:
+        units = _units(build)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"clang_tidy: no usable compile_commands.json in {build} ({error}): cmake --preset clang writes it",
+              file=sys.stderr)
+        return 2
+    if not units:
+        print(f"clang_tidy: {build}/compile_commands.json names no project file", file=sys.stderr)
+        return 2
+    if options.files:
+        wanted = {file.resolve() for file in options.files}
+        if unknown := wanted - {unit.file for unit in units}:
+            print(f"clang_tidy: not compiled by this build: {', '.join(map(str, sorted(unknown)))}", file=sys.stderr)
+            return 2
+        units = [unit for unit in units if unit.file in wanted]
+    if options.changed:
+        changed = _changed_files()
+        units = [unit for unit in units if changed.intersection(_dependencies(unit.file))]
+
+    version = subprocess.run([_TIDY, "--version"], capture_output=True, text=True, check=True).stdout
+    common = version + (_ROOT / ".clang-tidy").read_text()
+    record_file = build / "clang-tidy-clean.json"
+    try:
+        record: dict[str, str] = json.loads(record_file.read_text())
+    except (OSError, ValueError):
+        record = {}
+    keys = {unit.file: _key(unit, common) for unit in units}
+    # The costliest first, so that the last one does not run alone: tests and whatever includes most.
+    todo = sorted((unit for unit in units if record.get(str(unit.file)) != keys[unit.file]),
+                  key=lambda unit: -len(_dependencies(unit.file)))
+    print(f"clang-tidy: {len(todo)} files to check, {len(units) - len(todo)} unchanged since their last clean run",
+          flush=True)
+
+    failed = 0
+    try:
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            for done in concurrent.futures.as_completed([pool.submit(_check, unit, build) for unit in todo]):
+                unit, code, output, seconds = done.result()
+                name = unit.file.relative_to(_ROOT)
+                if code == 0:
+                    record[str(unit.file)] = keys[unit.file]
+                else:
+                    failed += 1
+                    record.pop(str(unit.file), None)
+                print(f"{'ok' if code == 0 else 'FAILED'}: {name} ({seconds:.1f} s)", flush=True)
+                if code != 0:
+                    print(output.rstrip(), flush=True)
+    finally:
+        record_file.write_text(json.dumps(record, indent=0, sort_keys=True))
+    print(f"clang-tidy: {len(todo) - failed} files clean, {failed} with findings")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
