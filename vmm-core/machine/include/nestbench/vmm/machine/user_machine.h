@@ -1,0 +1,104 @@
+// A machine of one vCPU that runs one payload image at CPL3, in 64-bit mode, at the addresses of
+// nestbench/abi/layout.h.
+//
+// No boot code runs: page tables, descriptor tables, the I/O permission bitmap and the vCPU's state are written from
+// outside. CPL0 holds nothing but exception stubs. The payload reaches the ports that the bitmap opens (doorbell,
+// event, serial) and two MMIO pages; whatever else it tries raises an exception that the stubs report, and the machine
+// stops with its cause.
+//
+// Move-only. Used from one thread, the one that created it.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "devices/doorbell/doorbell.h"
+#include "devices/panic/panic.h"
+#include "devices/serial/serial.h"
+#include "nestbench/abi/layout.h"
+#include "nestbench/abi/mailbox.h"
+#include "nestbench/vmm/base/error.h"
+#include "nestbench/vmm/bus/bus.h"
+#include "nestbench/vmm/bus/byte_sink.h"
+#include "nestbench/vmm/kvm/kvm_device.h"
+#include "nestbench/vmm/kvm/vcpu.h"
+#include "nestbench/vmm/kvm/vm.h"
+
+namespace nestbench::vmm {
+
+struct UserMachineOptions {
+  std::uint64_t arena_bytes = 0;                     // up to abi::kArenaMaxBytes; rounded up to whole pages
+  Backing arena_backing = Backing::kSmallPages;      // what the host puts behind the arena
+  std::uint64_t guest_page_bytes = abi::kPageBytes;  // how the guest maps it: 4096 or 2 MiB
+  ByteSink* serial_output = nullptr;                 // of COM1; borrowed; nullptr drops it
+};
+
+enum class StopReason : std::uint8_t {
+  kDoorbell,     // the payload rang
+  kException,    // an exception that nobody handles; the payload cannot go on
+  kCrashed,      // shutdown, failed entry, internal error: `text` holds registers and code
+  kInterrupted,  // the deadline passed or somebody kicked
+  kUnexpected,   // an exit that this machine has no use for
+};
+
+struct Stop {
+  StopReason reason = StopReason::kUnexpected;
+  std::string text;  // empty for kDoorbell
+};
+
+class UserMachine {
+ public:
+  // Loads `elf_file` (checked as hostile) and prepares the vCPU to enter it. Errors name what failed: a malformed
+  // image, memory, or an ioctl.
+  static Result<UserMachine> Create(const KvmDevice& device, std::span<const std::byte> elf_file,
+                                    const UserMachineOptions& options);
+
+  // Enters the guest until it rings or can go no further. No system call but KVM_RUN for each exit and no allocation,
+  // unless it stops for another reason than the doorbell. Never returns while a payload neither rings nor fails: hold
+  // a RunDeadline.
+  Result<Stop> RunUntilStop();
+
+  // The host's view of the mailbox. What the payload writes there is hostile.
+  [[nodiscard]] std::span<std::byte> mailbox() const { return mailbox_; }
+
+  // The arena's memory; nullptr without one.
+  [[nodiscard]] const MemoryRegion* arena() const { return arena_; }
+
+  // Lets writes to abi::kEventPort and abi::kEventPage (4 bytes) signal `eventfd` inside the kernel.
+  Result<void> AttachEvent(int eventfd);
+
+  [[nodiscard]] Vcpu& vcpu() { return vcpu_; }
+  [[nodiscard]] Vm& vm() { return vm_; }
+
+  // Accesses to ports and addresses that no device claims, or in a way it does not take: ignored as on a real bus, but
+  // counted.
+  [[nodiscard]] std::uint64_t refused_accesses() const { return refused_accesses_; }
+
+ private:
+  // Devices and buses point to each other: on the heap, so that the machine can move.
+  struct Board;
+
+  UserMachine(Vm vm, Vcpu vcpu, std::unique_ptr<Board> board);
+  [[nodiscard]] Stop StopForGood(const Exit& exit) const;
+  [[nodiscard]] Stop DescribeException() const;
+
+  Vm vm_;
+  Vcpu vcpu_;
+  std::unique_ptr<Board> board_;
+  std::span<std::byte> mailbox_;
+  const MemoryRegion* arena_ = nullptr;
+  std::uint64_t refused_accesses_ = 0;
+
+ public:
+  UserMachine(UserMachine&&) noexcept;
+  UserMachine& operator=(UserMachine&&) = delete;
+  UserMachine(const UserMachine&) = delete;
+  UserMachine& operator=(const UserMachine&) = delete;
+  ~UserMachine();
+};
+
+}  // namespace nestbench::vmm

@@ -1,0 +1,52 @@
+// What stands at CPL0 of a UserMachine: descriptor tables and exception stubs. Private to this layer.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "nestbench/abi/layout.h"
+#include "nestbench/vmm/base/error.h"
+#include "nestbench/vmm/kvm/vcpu.h"
+#include "nestbench/vmm/memory/guest_memory.h"
+
+namespace nestbench::vmm::internal {
+
+// Guest-physical = guest-virtual addresses inside the supervisor area. Page 0 stays unmapped.
+inline constexpr std::uint64_t kGdtBase = 0x1000;
+inline constexpr std::uint64_t kIdtBase = 0x2000;
+inline constexpr std::uint64_t kStubsBase = 0x3000;
+inline constexpr std::uint64_t kTssBase = 0x4000;  // with the I/O bitmap three pages
+inline constexpr std::uint64_t kTssPagesBytes = 0x3000;
+inline constexpr std::uint64_t kStackBase = 0x8000;
+inline constexpr std::uint64_t kStackBytes = 0x8000;
+inline constexpr std::uint64_t kFaultStackBase = 0x10000;  // for #DF, through the interrupt stack table
+inline constexpr std::uint64_t kFaultStackBytes = 0x2000;
+inline constexpr std::uint64_t kPageTablesBase = 0x20'0000;
+inline constexpr std::uint64_t kPageTablesBytes = abi::kSupervisorBytes - kPageTablesBase;
+
+// Selectors of the GDT. AMD APM, section "Segment Selectors"; the low two bits are the privilege level.
+inline constexpr std::uint16_t kKernelCodeSelector = 0x08;
+inline constexpr std::uint16_t kKernelDataSelector = 0x10;
+inline constexpr std::uint16_t kUserDataSelector = 0x18 | 3;
+inline constexpr std::uint16_t kUserCodeSelector = 0x20 | 3;
+inline constexpr std::uint16_t kTssSelector = 0x28;
+
+// What a stub leaves on the stack before it writes to the panic port, lowest address first.
+struct ExceptionFrame {
+  std::uint64_t vector;
+  std::uint64_t error_code;
+  std::uint64_t rip;
+  std::uint64_t cs;
+  std::uint64_t rflags;
+  std::uint64_t rsp;
+  std::uint64_t ss;
+};
+
+// Writes GDT, IDT, TSS with I/O bitmap, and the stubs.
+Result<void> WriteSupervisor(const GuestMemory& memory);
+
+// Points the vCPU at `entry`, CPL3, RDI = the mailbox, on the payload's stack, in the address space at
+// `page_table_root`.
+Result<void> EnterUserMode(Vcpu& vcpu, abi::GuestPhysAddr page_table_root, abi::GuestVirtAddr entry, bool has_xsave);
+
+}  // namespace nestbench::vmm::internal

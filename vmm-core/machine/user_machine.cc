@@ -1,0 +1,239 @@
+#include "nestbench/vmm/machine/user_machine.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+#include <vector>
+
+#include "nestbench/abi/x86.h"
+#include "nestbench/vmm/bus/irq_line.h"
+#include "nestbench/vmm/loader/elf.h"
+#include "nestbench/vmm/machine/page_tables.h"
+#include "supervisor.h"
+
+namespace nestbench::vmm {
+namespace {
+
+using abi::GuestPhysAddr;
+using abi::GuestPhysRange;
+using abi::GuestVirtAddr;
+
+constexpr GuestPhysRange kImageRange{GuestPhysAddr(abi::kImageBase), abi::kImageMaxBytes};
+
+std::uint64_t RoundUp(std::uint64_t value, std::uint64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+class DiscardSink final : public ByteSink {
+ public:
+  void Put(std::span<const std::byte> /*bytes*/) override {}
+};
+
+class NoIrq final : public IrqLine {
+ public:
+  void Set(bool /*level*/) override {}
+};
+
+Result<const MemoryRegion*> AddRegion(Vm& vm, GuestPhysRange range, Backing backing) {
+  auto region = MemoryRegion::Create(range, {.backing = backing});
+  if (!region) return Fail(std::move(region.error()));
+  if (auto slot = vm.AddMemory(std::move(*region)); !slot) return Fail(std::move(slot.error()));
+  for (const MemoryRegion& added : vm.memory().regions()) {
+    if (added.range() == range) return &added;
+  }
+  return Fail(Error::InvalidArgument("add guest memory", "the region vanished"));
+}
+
+Result<void> LoadSegments(const GuestMemory& memory, const ElfImage& image) {
+  for (const ElfSegment& segment : image.segments()) {
+    if (auto written = memory.WriteBytes(segment.memory.start, segment.file_bytes); !written) return written;
+  }
+  return {};
+}
+
+// Identity mappings for all that the payload may see, and for the supervisor's own pages.
+Result<GuestPhysAddr> WritePageTables(const GuestMemory& memory, const ElfImage& image, std::uint64_t arena_bytes,
+                                      std::uint64_t guest_page_bytes) {
+  auto builder =
+      PageTableBuilder::Create(memory, {GuestPhysAddr(internal::kPageTablesBase), internal::kPageTablesBytes});
+  if (!builder) return Fail(std::move(builder.error()));
+  struct Mapping {
+    std::uint64_t start;
+    std::uint64_t size_bytes;
+    std::uint64_t page_bytes;
+    PageAccess access;
+  };
+  constexpr PageAccess kSupervisorData{.writable = true};
+  constexpr PageAccess kUserData{.user = true, .writable = true};
+  constexpr PageAccess kUserMmio{.user = true, .writable = true, .cacheable = false};
+  std::vector<Mapping> mappings = {
+      {internal::kGdtBase, 2 * abi::kPageBytes, abi::kPageBytes, kSupervisorData},  // GDT and IDT
+      {internal::kStubsBase, abi::kPageBytes, abi::kPageBytes, {.executable = true}},
+      {internal::kTssBase, internal::kTssPagesBytes, abi::kPageBytes, kSupervisorData},
+      {internal::kStackBase, internal::kStackBytes, abi::kPageBytes, kSupervisorData},
+      {internal::kFaultStackBase, internal::kFaultStackBytes, abi::kPageBytes, kSupervisorData},
+      {abi::kMailboxBase, abi::kMailboxBytes, abi::kPageBytes, kUserData},
+      {abi::kStackBase, abi::kStackBytes, abi::kPageBytes, kUserData},
+      {abi::kDoorbellPage, abi::kMmioPagesEnd - abi::kDoorbellPage, abi::kPageBytes, kUserMmio},
+  };
+  for (const ElfSegment& segment : image.segments()) {
+    mappings.push_back({segment.memory.start.value(),
+                        RoundUp(segment.memory.size_bytes, abi::kPageBytes),
+                        abi::kPageBytes,
+                        {.user = true, .writable = segment.writable, .executable = segment.executable}});
+  }
+  if (arena_bytes != 0) mappings.push_back({abi::kArenaBase, arena_bytes, guest_page_bytes, kUserData});
+  for (const Mapping& mapping : mappings) {
+    auto mapped = builder->Map(GuestVirtAddr(mapping.start), GuestPhysAddr(mapping.start), mapping.size_bytes,
+                               mapping.page_bytes, mapping.access);
+    if (!mapped) return Fail(std::move(mapped.error()));
+  }
+  return builder->root();
+}
+
+// CPUID as the host supports it, and XCR0 so that AVX and AVX-512 work. Returns whether there is XSAVE.
+Result<bool> SetUpFeatures(const KvmDevice& device, Vcpu& vcpu) {
+  auto policy = device.SupportedCpuid();
+  if (!policy) return Fail(std::move(policy.error()));
+  policy->SetTopology(vcpu.id(), 1);
+  if (auto set = vcpu.SetCpuid(*policy); !set) return Fail(std::move(set.error()));
+  using namespace abi::x86;
+  const std::uint64_t xcr0 = policy->SupportedXcr0() & (kXcr0X87 | kXcr0Sse | kXcr0Avx | kXcr0Avx512);
+  if (xcr0 == kXcr0X87) return false;
+  if (auto set = vcpu.SetXcr0(xcr0); !set) return Fail(std::move(set.error()));
+  return true;
+}
+
+}  // namespace
+
+struct UserMachine::Board {
+  DiscardSink discard;
+  NoIrq no_irq;
+  Doorbell doorbell;
+  PanicPort panic;
+  Serial16550 serial;
+  PortBus ports;
+  MmioBus mmio;
+
+  explicit Board(ByteSink* serial_output) : serial(no_irq, serial_output != nullptr ? *serial_output : discard) {}
+
+  Result<void> Connect() {
+    auto done = ports.Add(PortAddr(abi::kDoorbellPort), Doorbell::kSizeBytes, doorbell, "doorbell");
+    if (done) done = ports.Add(PortAddr(abi::kPanicPort), PanicPort::kSizeBytes, panic, "panic port");
+    if (done) done = ports.Add(PortAddr(abi::kSerialPort), Serial16550::kPortCount, serial, "serial port");
+    if (done) done = mmio.Add(GuestPhysAddr(abi::kDoorbellPage), Doorbell::kSizeBytes, doorbell, "doorbell page");
+    return done;
+  }
+};
+
+UserMachine::UserMachine(Vm vm, Vcpu vcpu, std::unique_ptr<Board> board)
+    : vm_(std::move(vm)), vcpu_(std::move(vcpu)), board_(std::move(board)) {}
+UserMachine::UserMachine(UserMachine&&) noexcept = default;
+UserMachine::~UserMachine() = default;
+
+Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const std::byte> elf_file,
+                                        const UserMachineOptions& options) {
+  const std::uint64_t arena_bytes = RoundUp(options.arena_bytes, options.guest_page_bytes);
+  if (arena_bytes > abi::kArenaMaxBytes) {
+    return Fail(Error::InvalidArgument(
+        "create machine", fmt::format("an arena of {} bytes; at most {}", options.arena_bytes, abi::kArenaMaxBytes)));
+  }
+  auto image = ParseElf(elf_file, kImageRange);
+  if (!image) return Fail(std::move(image.error()));
+  auto vm = Vm::Create(device);
+  if (!vm) return Fail(std::move(vm.error()));
+
+  const auto add = [&vm](std::uint64_t start, std::uint64_t size_bytes, Backing backing) {
+    return AddRegion(*vm, {GuestPhysAddr(start), size_bytes}, backing);
+  };
+  if (auto region = add(abi::kSupervisorBase, abi::kSupervisorBytes, Backing::kSmallPages); !region) {
+    return Fail(std::move(region.error()));
+  }
+  auto low = add(abi::kMailboxBase, abi::kStackTop - abi::kMailboxBase, Backing::kSmallPages);
+  if (!low) return Fail(std::move(low.error()));
+  const std::uint64_t image_end = image->range().start.value() + image->range().size_bytes;
+  if (auto region = add(abi::kImageBase, RoundUp(image_end - abi::kImageBase, abi::kPageBytes), Backing::kSmallPages);
+      !region) {
+    return Fail(std::move(region.error()));
+  }
+  const MemoryRegion* arena = nullptr;
+  if (arena_bytes != 0) {
+    auto region = add(abi::kArenaBase, arena_bytes, options.arena_backing);
+    if (!region) return Fail(std::move(region.error()));
+    arena = *region;
+  }
+  const GuestMemory& memory = vm->memory();
+  if (auto loaded = LoadSegments(memory, *image); !loaded) return Fail(std::move(loaded.error()));
+  if (auto written = internal::WriteSupervisor(memory); !written) return Fail(std::move(written.error()));
+  auto root = WritePageTables(memory, *image, arena_bytes, options.guest_page_bytes);
+  if (!root) return Fail(std::move(root.error()));
+
+  auto vcpu = Vcpu::Create(*vm, abi::VcpuId{0});
+  if (!vcpu) return Fail(std::move(vcpu.error()));
+  auto has_xsave = SetUpFeatures(device, *vcpu);
+  if (!has_xsave) return Fail(std::move(has_xsave.error()));
+  if (auto entered = internal::EnterUserMode(*vcpu, *root, image->entry(), *has_xsave); !entered) {
+    return Fail(std::move(entered.error()));
+  }
+  auto board = std::make_unique<Board>(options.serial_output);
+  if (auto connected = board->Connect(); !connected) return Fail(std::move(connected.error()));
+
+  UserMachine machine(std::move(*vm), std::move(*vcpu), std::move(board));
+  machine.mailbox_ = (*low)->bytes().first(abi::kMailboxBytes);
+  machine.arena_ = arena;
+  return machine;
+}
+
+Result<Stop> UserMachine::RunUntilStop() {
+  const std::uint64_t rings_before = board_->doorbell.rings();
+  for (;;) {
+    auto exit = vcpu_.Run();
+    if (!exit) return Fail(std::move(exit.error()));
+    AccessStatus status = AccessStatus::kOk;
+    if (const auto* io = std::get_if<IoExit>(&*exit)) {
+      // String instructions move `count` items of one width through one port, one after the other.
+      for (std::size_t offset = 0; offset < io->data.size(); offset += io->width_bytes) {
+        const auto item = io->data.subspan(offset, io->width_bytes);
+        const auto one =
+            io->is_write ? board_->ports.Write(PortAddr(io->port), item) : board_->ports.Read(PortAddr(io->port), item);
+        if (one != AccessStatus::kOk) status = one;
+      }
+      if (board_->panic.count() != 0) return DescribeException();
+    } else if (const auto* mmio = std::get_if<MmioExit>(&*exit)) {
+      status =
+          mmio->is_write ? board_->mmio.Write(mmio->address, mmio->data) : board_->mmio.Read(mmio->address, mmio->data);
+    } else {
+      return StopForGood(*exit);
+    }
+    if (board_->doorbell.rings() != rings_before) return Stop{StopReason::kDoorbell, {}};
+    if (status != AccessStatus::kOk) ++refused_accesses_;
+  }
+}
+
+Stop UserMachine::StopForGood(const Exit& exit) const {
+  if (std::holds_alternative<InterruptedExit>(exit)) return {StopReason::kInterrupted, "interrupted"};
+  const bool crashed = std::holds_alternative<ShutdownExit>(exit) || std::holds_alternative<FailEntryExit>(exit) ||
+                       std::holds_alternative<InternalErrorExit>(exit);
+  return {crashed ? StopReason::kCrashed : StopReason::kUnexpected, ToString(exit)};
+}
+
+Stop UserMachine::DescribeException() const {
+  const VcpuSnapshot snapshot = vcpu_.Snapshot();
+  std::string text = fmt::format("guest exception, vector {}", board_->panic.vector().value_or(0));
+  if (snapshot.regs) {
+    // The stub's stack pointer is the guest's word: an address outside memory just means no frame.
+    if (auto frame = vm_.memory().Read<internal::ExceptionFrame>(GuestPhysAddr(snapshot.regs->rsp))) {
+      text += fmt::format(", error code {:#x}, rip {:#x}, cs {:#x}, rsp {:#x}, cr2 {:#x}", frame->error_code,
+                          frame->rip, frame->cs, frame->rsp, snapshot.sregs ? snapshot.sregs->cr2 : 0);
+    }
+  }
+  return {StopReason::kException, std::move(text)};
+}
+
+Result<void> UserMachine::AttachEvent(int eventfd) {
+  auto done = vm_.AttachIoEvent(eventfd, {.is_port = true, .address = abi::kEventPort});
+  if (!done) return done;
+  return vm_.AttachIoEvent(eventfd, {.address = abi::kEventPage});
+}
+
+}  // namespace nestbench::vmm
