@@ -1,0 +1,165 @@
+#include "cpu_probe.h"
+
+#include <cpuid.h>
+#include <fmt/format.h>
+#include <time.h>
+#include <x86intrin.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+namespace nestbench::probe {
+namespace {
+
+std::uint64_t NowNs() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC_RAW, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+// The least of several times: what interrupts and other guests add only makes a run longer.
+template <typename Work>
+double LeastNs(int runs, Work work) {
+  double least = 1e18;
+  for (int run = 0; run < runs; ++run) {
+    const std::uint64_t begin = NowNs();
+    work();
+    least = std::min(least, static_cast<double>(NowNs() - begin));
+  }
+  return least;
+}
+
+// Twelve bytes of signature. KVM's is nine characters and three zero bytes.
+std::string SignatureText(std::uint32_t ebx, std::uint32_t ecx, std::uint32_t edx) {
+  const std::array<std::uint32_t, 3> registers = {ebx, ecx, edx};
+  std::array<char, sizeof(registers)> bytes{};
+  std::memcpy(bytes.data(), registers.data(), bytes.size());
+  std::string text(bytes.begin(), bytes.end());
+  while (!text.empty() && text.back() == '\0') text.pop_back();
+  std::ranges::replace_if(
+      text, [](char c) { return c < ' ' || c > '~'; }, '.');
+  return text;
+}
+
+constexpr std::uint32_t kHypervisorLeaf = 0x4000'0000;
+constexpr std::uint32_t kLeafStep = 0x100;  // where a second interface (KVM below Hyper-V's) would be
+constexpr std::uint32_t kLeafEnd = 0x4001'0000;
+constexpr std::uint32_t kHypervisorBit = 1U << 31;
+
+constexpr double kEmulatedAddNs = 3;  // the slowest real clock (800 MHz) needs 1.25
+constexpr double kEmulatedMultiplyNs =
+    15;  // 5 cycles of hardware; every software emulator computes 80 bits in software
+
+}  // namespace
+
+HypervisorCpuid ReadHypervisorCpuid() {
+  HypervisorCpuid result;
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  __cpuid(1, eax, ebx, ecx, edx);
+  result.present_bit = (ecx & kHypervisorBit) != 0;
+
+  std::array<std::uint64_t, 101> ticks{};
+  for (std::uint64_t& tick : ticks) {
+    const std::uint64_t begin = NowNs();
+    __cpuid(0, eax, ebx, ecx, edx);
+    tick = NowNs() - begin;
+  }
+  const double clock_ns = LeastNs(20, [] {});
+  std::ranges::nth_element(ticks, ticks.begin() + ticks.size() / 2);
+  result.cpuid_ns = std::max(0.0, static_cast<double>(ticks[ticks.size() / 2]) - clock_ns);
+
+  // Bare metal answers leaves out of range with those of the highest basic leaf: only the bit makes these leaves real.
+  if (!result.present_bit) return result;
+  for (std::uint32_t leaf = kHypervisorLeaf; leaf < kLeafEnd; leaf += kLeafStep) {
+    __cpuid(leaf, eax, ebx, ecx, edx);
+    // EAX is the highest leaf of this interface (KVM once left it 0); anything else is no interface.
+    if (eax != 0 && (eax < leaf || eax > leaf + kLeafStep)) break;
+    std::string signature = SignatureText(ebx, ecx, edx);
+    if (signature.empty() || (!result.signatures.empty() && signature == result.signatures.back())) break;
+    result.signatures.push_back(std::move(signature));
+  }
+  return result;
+}
+
+std::string EmulationEvidence(const std::vector<std::string>& signatures, double add_ns, double x87_multiply_ns) {
+  for (const std::string& signature : signatures) {
+    if (signature == "TCGTCGTCGTCG") return "CPUID signature `TCGTCGTCGTCG`: QEMU's software emulator";
+  }
+  if (add_ns > kEmulatedAddNs) {
+    return fmt::format("a dependent add takes {:.1f} ns; the slowest CPU needs 1.3", add_ns);
+  }
+  if (x87_multiply_ns > kEmulatedMultiplyNs) {
+    return fmt::format("a dependent 80-bit multiply takes {:.1f} ns; a CPU needs 1 to 6", x87_multiply_ns);
+  }
+  return {};
+}
+
+void MeasureInstructionSpeed(const HypervisorCpuid& cpuid, ClockInfo& clock) {
+  constexpr int kOperations = 20000;
+  constexpr int kRuns = 15;
+  const double add = LeastNs(kRuns, [] {
+    std::uint64_t value = 1;
+    for (int i = 0; i < kOperations; ++i) asm volatile("add %0, %0" : "+r"(value));
+  });
+  const double multiply = LeastNs(kRuns, [] {
+    long double value = 1.0L;
+    for (int i = 0; i < kOperations; ++i) asm volatile("fmul %%st(0), %%st(0)" : "+t"(value));
+  });
+  clock.add_ns = add / kOperations;
+  clock.x87_multiply_ns = multiply / kOperations;
+  clock.emulated_reason = EmulationEvidence(cpuid.signatures, clock.add_ns, clock.x87_multiply_ns);
+  clock.is_emulated = !clock.emulated_reason.empty();
+}
+
+Result<std::uint64_t> CalibrateTscHz(std::chrono::nanoseconds duration) {
+  // A pair of readings is only as good as the time between them: take the tightest of several.
+  const auto pair = [] {
+    std::uint64_t best_gap = UINT64_MAX;
+    std::pair<std::uint64_t, std::uint64_t> best;
+    for (int i = 0; i < 20; ++i) {
+      const std::uint64_t before = __rdtsc();
+      const std::uint64_t now = NowNs();
+      const std::uint64_t after = __rdtsc();
+      if (after - before < best_gap) {
+        best_gap = after - before;
+        best = {before + (after - before) / 2, now};
+      }
+    }
+    return best;
+  };
+  const auto begin = pair();
+  timespec rest{.tv_sec = static_cast<time_t>(duration.count() / 1'000'000'000),
+                .tv_nsec = static_cast<long>(duration.count() % 1'000'000'000)};
+  ::clock_nanosleep(CLOCK_MONOTONIC, 0, &rest, nullptr);
+  const auto end = pair();
+  if (end.first <= begin.first || end.second <= begin.second) {
+    return vmm::Fail(Error::Malformed("calibrate TSC", "the TSC or CLOCK_MONOTONIC_RAW did not advance"));
+  }
+  const double hz = static_cast<double>(end.first - begin.first) * 1e9 / static_cast<double>(end.second - begin.second);
+  return static_cast<std::uint64_t>(hz + 0.5);
+}
+
+double HostLoopNsPerInstruction() {
+  constexpr std::uint64_t kIterations = 200'000;
+  constexpr double kInstructions = 3.0 * kIterations;
+  const double least = LeastNs(9, [] {
+    std::uint64_t count = kIterations;
+    std::uint64_t value = 0;
+    asm volatile(
+        "1: lea 1(%1), %1\n"
+        "dec %0\n"
+        "jnz 1b"
+        : "+r"(count), "+r"(value)
+        :
+        : "cc");
+  });
+  return least / kInstructions;
+}
+
+}  // namespace nestbench::probe
