@@ -2,7 +2,7 @@
 
 A file counts as unchanged when its compile command, its text, the text of every project header that it includes
 (directly or not), .clang-tidy and clang-tidy itself are those of its last clean run. The record is in the build tree.
-Usage: clang_tidy.py --build DIR [--changed] [--jobs N] [FILES ...]. Exit code 0 clean, 1 findings, 2 usage.
+Usage: clang_tidy.py --build DIR [--changed] [--deep] [--jobs N] [FILES ...]. Exit code 0 clean, 1 findings, 2 usage.
 """
 
 import argparse
@@ -99,9 +99,9 @@ def _changed_files() -> set[Path]:
     return {_ROOT / name for name in names}
 
 
-def _check(unit: Unit, build: Path) -> tuple[Unit, int, str, float]:
+def _check(unit: Unit, build: Path, extra: list[str]) -> tuple[Unit, int, str, float]:
     start = time.monotonic()
-    done = subprocess.run([_TIDY, "--quiet", "-p", str(build), str(unit.file)], capture_output=True, text=True)
+    done = subprocess.run([_TIDY, "--quiet", "-p", str(build), *extra, str(unit.file)], capture_output=True, text=True)
     output = done.stdout
     if done.returncode != 0 and not output.strip():
         output = done.stderr
@@ -113,6 +113,7 @@ def main() -> int:
     parser.add_argument("--build", type=Path, required=True, help="tree with compile_commands.json (preset clang)")
     parser.add_argument("--changed", action="store_true",
                         help="only files that differ from the main branch, themselves or in a header")
+    parser.add_argument("--deep", action="store_true", help="the path-sensitive clang-analyzer checks as well (slow)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("files", nargs="*", type=Path, help="only these files")
     options = parser.parse_args()
@@ -139,7 +140,8 @@ def main() -> int:
         units = [unit for unit in units if changed.intersection(_dependencies(unit.file))]
 
     version = subprocess.run([_TIDY, "--version"], capture_output=True, text=True, check=True).stdout
-    common = version + (_ROOT / ".clang-tidy").read_text()
+    extra = ["--checks=clang-analyzer-core.*,clang-analyzer-cplusplus.*,clang-analyzer-unix.*"] if options.deep else []
+    common = version + " ".join(extra) + (_ROOT / ".clang-tidy").read_text()
     record_file = build / "clang-tidy-clean.json"
     try:
         record: dict[str, str] = json.loads(record_file.read_text())
@@ -155,7 +157,7 @@ def main() -> int:
     failed = 0
     try:
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            for done in concurrent.futures.as_completed([pool.submit(_check, unit, build) for unit in todo]):
+            for done in concurrent.futures.as_completed([pool.submit(_check, unit, build, extra) for unit in todo]):
                 unit, code, output, seconds = done.result()
                 name = unit.file.relative_to(_ROOT)
                 if code == 0:
