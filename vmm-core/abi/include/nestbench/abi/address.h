@@ -33,9 +33,7 @@ class Address {
     return true;
   }
 
-  [[nodiscard]] constexpr bool IsAligned(std::uint64_t alignment_bytes) const {
-    return value_ % alignment_bytes == 0;
-  }
+  [[nodiscard]] constexpr bool IsAligned(std::uint64_t alignment_bytes) const { return value_ % alignment_bytes == 0; }
 
  private:
   std::uint64_t value_ = 0;

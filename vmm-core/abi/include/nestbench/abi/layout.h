@@ -39,8 +39,8 @@ inline constexpr std::uint64_t kArenaMaxBytes = 2ULL << 30;
 inline constexpr std::uint64_t kFaultPage = 0xC000'0000;
 
 // MMIO pages: no memory behind them, so that an access leaves the guest.
-inline constexpr std::uint64_t kDoorbellPage = 0xD000'0000;   // handled in user space
-inline constexpr std::uint64_t kEventPage = 0xD000'1000;      // an ioeventfd: handled in the kernel
+inline constexpr std::uint64_t kDoorbellPage = 0xD000'0000;  // handled in user space
+inline constexpr std::uint64_t kEventPage = 0xD000'1000;     // an ioeventfd: handled in the kernel
 inline constexpr std::uint64_t kMmioPagesEnd = 0xD000'2000;
 
 // Ports. Only these (and the serial port) are open to CPL3 in the TSS I/O permission bitmap.

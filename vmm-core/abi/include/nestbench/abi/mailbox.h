@@ -22,9 +22,10 @@ inline constexpr std::size_t kMailboxMessageBytes = 256;
 inline constexpr std::size_t kMailboxValues = 128;
 
 enum class Command : std::uint32_t {
-  kNone = 0,   // ring at once: measures the cost of a call itself
-  kSetUp = 1,  // prepare the working set; untimed
-  kRun = 2,    // one timed batch of `iterations`
+  kNone = 0,    // ring at once: measures the cost of a call itself
+  kSetUp = 1,   // prepare the working set; untimed
+  kRun = 2,     // one timed batch of `iterations`
+  kVerify = 3,  // check what the last kRun computed; untimed, same request
 };
 
 // How the payload gives control back. The host's probe chooses; the payload obeys.
@@ -35,11 +36,11 @@ enum class Doorbell : std::uint32_t {
 };
 
 enum class PayloadStatus : std::uint32_t {
-  kNotRun = 0,         // written by the host before each command
+  kNotRun = 0,  // written by the host before each command
   kOk = 1,
-  kWrongResult = 2,    // the payload's own check of its result failed; `message` says how
-  kBadRequest = 3,     // unknown operation, parameters out of range, arena too small
-  kUnsupported = 4,    // this CPU lacks what the operation needs (`message` names it)
+  kWrongResult = 2,  // the payload's own check of its result failed; `message` says how
+  kBadRequest = 3,   // unknown operation, parameters out of range, arena too small
+  kUnsupported = 4,  // this CPU lacks what the operation needs (`message` names it)
 };
 
 // Request half: written by the host only, while the payload does not run.
@@ -61,12 +62,12 @@ struct MailboxRequest {
 struct MailboxReply {
   std::uint64_t sequence;  // of the command that this answers
   PayloadStatus status;
-  std::uint32_t value_count;   // of `values` in use
-  std::uint64_t tsc_begin;     // read directly before the first operation of the batch
-  std::uint64_t tsc_end;       // read directly after the last one
-  std::uint64_t operations;    // done between the two; what "per operation" divides by
-  std::uint64_t bytes;         // moved between the two; 0 where the notion does not apply
-  std::uint64_t checksum;      // of the result: the same on every substrate for one seed and iteration count
+  std::uint32_t value_count;             // of `values` in use
+  std::uint64_t tsc_begin;               // read directly before the first operation of the batch
+  std::uint64_t tsc_end;                 // read directly after the last one
+  std::uint64_t operations;              // done between the two; what "per operation" divides by
+  std::uint64_t bytes;                   // moved between the two; 0 where the notion does not apply
+  std::uint64_t checksum;                // of the result: the same on every substrate for one seed and iteration count
   std::uint64_t values[kMailboxValues];  // further numbers, meaning is the payload's
   char message[kMailboxMessageBytes];    // NUL-terminated text when status is not kOk
 };
