@@ -1,6 +1,7 @@
 """Reads the JUnit file that ctest wrote and says, in words, how many tests passed, failed and were skipped, and why.
 
 Usage: test_summary.py NAME JUNIT.xml. Exit code 0 when every test that ran passed and at least one did, otherwise 1.
+With --counts in place of NAME: prints the numbers of passed and failed tests only, for scripts; exit code 0.
 """
 
 import re
@@ -63,6 +64,9 @@ def main(arguments: list[str]) -> int:
     except (OSError, ElementTree.ParseError) as error:
         print(f"test_summary: cannot read {arguments[1]}: {error}", file=sys.stderr)
         return 2
+    if arguments[0] == "--counts":
+        print(summary.passed, len(summary.failed))
+        return 0
     for name, reason in summary.skipped:
         print(f"skipped: {name}: {reason}")
     for name in summary.failed:

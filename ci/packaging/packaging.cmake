@@ -15,7 +15,8 @@ install(TARGETS nestbench RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS nestbench-guest nestbench_micro RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/nestbench)
 
 set(share ${CMAKE_INSTALL_DATADIR}/nestbench)
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/reports/nestbench_reports DESTINATION ${share}/reports
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/reports/nestbench_reports ${PROJECT_SOURCE_DIR}/reports/schema
+  DESTINATION ${share}/reports
   PATTERN "__pycache__" EXCLUDE
   PATTERN "*.pyc" EXCLUDE)
 install(FILES ${PROJECT_SOURCE_DIR}/ci/gate.toml DESTINATION ${share})
