@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "nestbench/result/id.h"
@@ -13,6 +14,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::string_view kUnfinished = "the run ended before the first round of this was finished";
+constexpr std::string_view kAllVoid = "no sample was kept: in all of them the two clocks disagreed";
 
 tl::unexpected<Error> Malformed(std::string detail) {
   return vmm::Fail(Error::Malformed("journal record", std::move(detail)));
@@ -105,6 +107,15 @@ Result<> DocumentBuilder::ApplyMeasurement(const json& record) {
     return Malformed(fmt::format("id `{}` does not agree with its scenario, workload, params and substrate{}",
                                  measurement->id, expected ? fmt::format(" (`{}`)", *expected) : ""));
   }
+  // One image for every substrate: a ratio between two images would compare programs, not substrates.
+  if (!measurement->image_sha256.empty()) {
+    const std::string key = measurement->id.substr(0, measurement->id.rfind('/'));
+    const auto [digest, inserted] = digests_.try_emplace(key, measurement->image_sha256);
+    if (!inserted && digest->second != measurement->image_sha256) {
+      return Malformed(
+          fmt::format("`{}` is of another image than the same workload on another substrate", measurement->id));
+    }
+  }
   if (!index_.try_emplace(measurement->id, measurements_.size()).second) {
     return Malformed(fmt::format("`{}` is announced twice", measurement->id));
   }
@@ -127,6 +138,12 @@ Result<> DocumentBuilder::ApplyRound(const json& record) {
   if (value == nullptr) return Malformed("round record without the object `round`");
   auto round = RoundFromJson(*value);
   if (!round) return vmm::Fail(std::move(round.error()));
+  for (const Round& other : (*measurement)->rounds) {
+    if (other.round == round->round && other.order == round->order) {
+      return Malformed(
+          fmt::format("`{}` has two processes at round {}, order {}", (*measurement)->id, round->round, round->order));
+    }
+  }
   (*measurement)->rounds.push_back(std::move(*round));
   return {};
 }
@@ -139,8 +156,7 @@ Result<> DocumentBuilder::ApplyStatus(const json& record) {
   if (status == nullptr || reason == nullptr) return Malformed("status record without `status` and `reason`");
   const auto parsed = ParseStatus(*status);
   if (!parsed) return Malformed(fmt::format("unknown status `{}`", status->substr(0, 40)));
-  if ((*parsed == Status::kOk) != reason->empty())
-    return Malformed("`reason` must be empty exactly when `status` is ok");
+  if (!FitsStatus(*parsed, *reason)) return Malformed("`reason` must be empty exactly when `status` is ok");
   (*measurement)->status = *parsed;
   (*measurement)->reason = *reason;
   return {};
@@ -159,6 +175,7 @@ Result<> DocumentBuilder::ApplyImage(const json& record) {
   const std::string* name = Text(record, "name");
   const std::string* digest = Text(record, "sha256");
   if (name == nullptr || digest == nullptr) return Malformed("image record without `name` and `sha256`");
+  if (!IsSha256(*digest)) return Malformed(fmt::format("image `{}` without a SHA-256", name->substr(0, 200)));
   const auto [found, inserted] = images_.try_emplace(*name, *digest);
   if (!inserted && found->second != *digest) {
     return Malformed(fmt::format("image `{}` changed during the run", name->substr(0, 200)));
@@ -191,10 +208,13 @@ Result<json> DocumentBuilder::Build(bool recovered) const {
   for (const Measurement& measurement : measurements_) {
     json entry = ToJson(measurement);
     // Announced as ok and then never measured: "ok" would be a claim that nothing supports.
-    if (measurement.status == Status::kOk && measurement.rounds.empty()) {
+    if (measurement.status == Status::kOk &&
+        std::ranges::all_of(measurement.rounds, [](const Round& round) { return round.samples.empty(); })) {
       entry["status"] = ToString(Status::kError);
-      entry["reason"] = kUnfinished;
+      entry["reason"] = measurement.rounds.empty() ? kUnfinished : kAllVoid;
     }
+    // A run that was cut short may never have come to the floor.
+    if (measurement.floor_id && !index_.contains(*measurement.floor_id)) entry["floor_id"] = nullptr;
     measurements.push_back(std::move(entry));
   }
   json findings = json::array();

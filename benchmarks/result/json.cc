@@ -15,6 +15,10 @@ using nlohmann::json;
 
 constexpr int kMaxDepth = 64;
 
+// What no clock and no machine can give: such a sample is a fault of the program that wrote it.
+constexpr double kMaxSample = 1e18;
+constexpr double kMinSample = 1e-18;  // smallest that is not zero
+
 // Reads the keys of one object. The first thing that is wrong is kept; every later read is then void, so a reader can
 // ask for all keys and look at the error once.
 class Reader {
@@ -111,11 +115,6 @@ class Reader {
   std::optional<Error> error_;
 };
 
-bool IsSha256(std::string_view text) {
-  return text.size() == 64 &&
-         std::ranges::all_of(text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
-}
-
 void ReadParams(Reader& reader, Params& params) {
   const json* found = reader.Get("params");
   if (found == nullptr) return;
@@ -129,6 +128,12 @@ void ReadParams(Reader& reader, Params& params) {
       return reader.SetError(fmt::format("`params.{}` is neither a string nor a 64-bit integer", key));
     }
   }
+}
+
+bool IsPlausibleSample(const json& sample) {
+  if (!Reader::IsFinite(sample)) return false;
+  const double size = std::abs(sample.get<double>());
+  return size == 0 || (size >= kMinSample && size <= kMaxSample);
 }
 
 template <typename T>
@@ -161,6 +166,15 @@ bool IsTooDeep(std::string_view text) {
 }
 
 }  // namespace
+
+bool IsSha256(std::string_view text) {
+  return text.size() == 64 &&
+         std::ranges::all_of(text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
+bool FitsStatus(Status status, std::string_view reason) {
+  return (status == Status::kOk) == (reason.find_first_not_of(" \t\r\n") == std::string_view::npos);
+}
 
 json ToJson(const Params& params) {
   json object = json::object();
@@ -239,8 +253,8 @@ Result<Round> RoundFromJson(const json& value) {
   reader.Word("arm", round.arm, ParseArm);
   if (const json* samples = reader.Array("samples")) {
     for (const json& sample : *samples) {
-      if (!Reader::IsFinite(sample)) {
-        reader.SetError(fmt::format("`samples[{}]` is not a finite number", round.samples.size()));
+      if (!IsPlausibleSample(sample)) {
+        reader.SetError(fmt::format("`samples[{}]` is not a finite, plausible number", round.samples.size()));
         break;
       }
       round.samples.push_back(sample.get<double>());
@@ -254,6 +268,7 @@ Result<Round> RoundFromJson(const json& value) {
   reader.Unsigned("migrations", round.migrations);
   reader.Unsigned("warmup_batches", round.warmup_batches);
   reader.Number("clock_disagreement_max", round.clock_disagreement_max);
+  if (round.clock_disagreement_max < 0) reader.SetError("`clock_disagreement_max` is below zero");
   reader.Unsigned("huge_page_bytes", round.huge_page_bytes);
   reader.Unsigned("exits", round.exits);
   return Finish(reader, std::move(round));
@@ -268,6 +283,7 @@ Result<Measurement> MeasurementFromJson(const json& value) {
   reader.String("substrate", measurement.substrate);
   ReadParams(reader, measurement.params);
   reader.String("unit", measurement.unit);
+  if (measurement.unit.empty()) reader.SetError("`unit` is empty");
   reader.Word("direction", measurement.direction, ParseDirection);
   reader.Word("status", measurement.status, ParseStatus);
   reader.String("reason", measurement.reason);
@@ -286,7 +302,7 @@ Result<Measurement> MeasurementFromJson(const json& value) {
   if (const json* floor = reader.Get("floor_id"); floor != nullptr && !floor->is_null()) {
     reader.String("floor_id", measurement.floor_id.emplace());
   }
-  if ((measurement.status == Status::kOk) != measurement.reason.empty()) {
+  if (!FitsStatus(measurement.status, measurement.reason)) {
     reader.SetError("`reason` must be empty exactly when `status` is ok");
   }
   return Finish(reader, std::move(measurement));
@@ -330,6 +346,7 @@ Result<RunInfo> RunInfoFromJson(const json& value) {
     }
   }
   reader.Number("duration_s", run.duration_s);
+  if (run.duration_s < 0) reader.SetError("`duration_s` is below zero");
   reader.Bool("interrupted", run.interrupted);
   reader.Bool("recovered", run.recovered);
   return Finish(reader, std::move(run));

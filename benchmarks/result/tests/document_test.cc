@@ -55,6 +55,10 @@ TEST(DocumentBuilder, RefusesRecordsThatDoNotFit) {
                 "not announced");
   ASSERT_TRUE(builder.Apply(MeasurementRecord(vm)));
   ExpectRefused(builder, MeasurementRecord(vm), "twice");
+  const json round = {{"type", "round"}, {"id", vm.id}, {"round", ToJson(SampleRound(0, 0, Arm::kA))}};
+  ASSERT_TRUE(builder.Apply(round));
+  ExpectRefused(builder, round, "two processes");
+  ExpectRefused(builder, {{"type", "image"}, {"name", "i"}, {"sha256", "abc"}}, "SHA-256");
   Measurement lying = SampleMeasurement("bare");
   lying.workload = "other";
   ExpectRefused(builder, MeasurementRecord(lying), "does not agree");
@@ -74,6 +78,37 @@ TEST(DocumentBuilder, DoesNotCallOkWhatWasNeverMeasured) {
   EXPECT_EQ(document["nestbench"]["measurements"][0]["status"], "error");
   EXPECT_THAT(document["nestbench"]["measurements"][0]["reason"].get<std::string>(),
               HasSubstr("before the first round"));
+}
+
+TEST(DocumentBuilder, DoesNotCallOkWhatHasNoSample) {
+  DocumentBuilder builder;
+  const Measurement vm = SampleMeasurement("vm");
+  Round round = SampleRound(0, 0, Arm::kA);
+  round.samples.clear();
+  ASSERT_TRUE(builder.Apply(HeaderRecord()));
+  ASSERT_TRUE(builder.Apply(MeasurementRecord(vm)));
+  ASSERT_TRUE(builder.Apply({{"type", "round"}, {"id", vm.id}, {"round", ToJson(round)}}));
+  EXPECT_EQ(builder.Build(false).value()["nestbench"]["measurements"][0]["status"], "error");
+}
+
+TEST(DocumentBuilder, NamesNoFloorThatIsNotThere) {
+  DocumentBuilder builder;
+  Measurement vm = SampleMeasurement("vm");
+  vm.floor_id = SampleMeasurement("floor").id;
+  ASSERT_TRUE(builder.Apply(HeaderRecord()));
+  ASSERT_TRUE(builder.Apply(MeasurementRecord(vm)));
+  EXPECT_TRUE(builder.Build(false).value()["nestbench"]["measurements"][0]["floor_id"].is_null());
+  ASSERT_TRUE(builder.Apply(MeasurementRecord(SampleMeasurement("floor"))));
+  EXPECT_EQ(builder.Build(false).value()["nestbench"]["measurements"][0]["floor_id"], *vm.floor_id);
+}
+
+TEST(DocumentBuilder, RefusesTwoImagesForOneWorkload) {
+  DocumentBuilder builder;
+  Measurement bare = SampleMeasurement("bare");
+  bare.image_sha256 = std::string(64, 'b');
+  ASSERT_TRUE(builder.Apply(HeaderRecord()));
+  ASSERT_TRUE(builder.Apply(MeasurementRecord(SampleMeasurement("vm"))));
+  ExpectRefused(builder, MeasurementRecord(bare), "another image");
 }
 
 TEST(DocumentBuilder, TakesTheLastStatus) {

@@ -124,7 +124,10 @@ void ExpectFullDiskIsReportedAndNothingFinishedIsLost(const std::filesystem::pat
     Round large = SampleRound(1, 0, Arm::kA);
     large.samples.assign(1000, 1.0 / 3);
     Result<> added;
-    while ((added = journal->AddRound(id, large))) ASSERT_LT(++rounds, 10000U);
+    while ((added = journal->AddRound(id, large))) {
+      ASSERT_LT(++rounds, 10000U);
+      ++large.round;
+    }
     EXPECT_EQ(added.error().error_number, expected_errno) << added.error().ToString();
     EXPECT_THAT(added.error().ToString(), HasSubstr("nestbench recover " + folder.string()));
     EXPECT_GT(rounds, 0U);

@@ -1,4 +1,7 @@
-"""Validates documents written by write_sample_run against the JSON schema: validate_sample_run.py PROGRAM SCHEMA."""
+"""Validates documents of write_sample_run: validate_sample_run.py PROGRAM SCHEMA REPORTS_FOLDER.
+
+Against the JSON schema, and through the reader of the reports, which checks what a schema cannot say.
+"""
 
 import json
 import subprocess
@@ -9,7 +12,10 @@ from pathlib import Path
 import jsonschema
 
 
-def main(program: str, schema_path: str) -> int:
+def main(program: str, schema_path: str, reports_folder: str) -> int:
+    sys.path.insert(0, reports_folder)
+    from nestbench_reports.load import DocumentError, parse
+
     schema = json.loads(Path(schema_path).read_text(encoding="utf-8"))
     validator_class = jsonschema.validators.validator_for(schema)
     validator_class.check_schema(schema)
@@ -31,4 +37,4 @@ def main(program: str, schema_path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2]))
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3]))

@@ -31,7 +31,8 @@ class DocumentBuilder {
   Result<> Apply(const nlohmann::json& record);
 
   // The document so far. Without an end record run.interrupted is true and run.duration_s is the time of the last
-  // record. kMalformed when there is no header yet.
+  // record. A measurement announced as ok without a single sample becomes `error`; a floor_id that was never announced
+  // becomes null. kMalformed when there is no header yet.
   [[nodiscard]] Result<nlohmann::json> Build(bool recovered) const;
 
   [[nodiscard]] bool has_header() const { return header_.has_value(); }
@@ -52,6 +53,7 @@ class DocumentBuilder {
   std::optional<Header> header_;
   std::vector<Measurement> measurements_;                  // in the order of their records
   std::map<std::string, std::size_t, std::less<>> index_;  // id -> position in measurements_
+  std::map<std::string, std::string> digests_;             // id without its substrate -> image_sha256
   std::vector<Finding> findings_;
   std::map<std::string, std::string> images_;
   double last_record_s_ = 0;

@@ -25,6 +25,12 @@ Result<Finding> FindingFromJson(const nlohmann::json& json);
 Result<Capability> CapabilityFromJson(const nlohmann::json& json);
 Result<RunInfo> RunInfoFromJson(const nlohmann::json& json);
 
+// 64 lower-case hex digits.
+bool IsSha256(std::string_view text);
+
+// A reason is needed exactly when the status is not ok; white space is none.
+bool FitsStatus(Status status, std::string_view reason);
+
 // Parses one JSON text. kMalformed for anything but one complete value, and for nesting deeper than 64 levels.
 // `what` names the input in the message.
 Result<nlohmann::json> ParseJson(std::string_view text, std::string_view what);
