@@ -1,0 +1,240 @@
+"""Judges a document against a policy, and alone decides exit codes (DESIGN.md, "Exit codes"). Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+
+from nestbench_reports import metrics
+from nestbench_reports.compare import ABSENT, Comparison, Difference, compare
+from nestbench_reports.errors import PolicyError
+from nestbench_reports.metrics import Metric
+from nestbench_reports.model import OK, UNSUPPORTED, Document, Measurement
+from nestbench_reports.policy import BaselineRule, Limit, Policy
+from nestbench_reports.stats import Estimate, Verdict
+from nestbench_reports.text import interval, number, percent, plural, printable, quantity, ratio
+
+
+class Outcome(Enum):
+    """What became of one metric under one limit."""
+
+    PASS = "pass"
+    TOLERATED = "inconclusive, tolerated"  # the policy lets an inconclusive one pass
+    LACKING = "unsupported, not required"
+    INCONCLUSIVE = "inconclusive"
+    UNSUPPORTED = "unsupported"
+    FAIL = "fail"
+    BROKEN = "broken"
+    REFUSED = "refused"
+
+
+# The gravest outcome decides. Those that are not here do not fail a gate.
+EXIT_CODES = {
+    Outcome.REFUSED: 4,
+    Outcome.BROKEN: 6,
+    Outcome.FAIL: 1,
+    Outcome.UNSUPPORTED: 5,
+    Outcome.INCONCLUSIVE: 3,
+}
+_BROKEN = ("crashed", "error", "timeout")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One metric under one limit, under the baseline rule, or by its mere status."""
+
+    id: str
+    rule: str
+    outcome: Outcome
+    text: str  # what was seen, in words
+    reason: str  # why the limit is as it is; why the metric has no value
+
+
+@dataclass(frozen=True)
+class GateResult:
+    document: str
+    policy: str
+    judgements: tuple[Judgement, ...]
+    notes: tuple[str, ...]
+    comparison: Comparison | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        present = {judgement.outcome for judgement in self.judgements}
+        return next((outcome for outcome in EXIT_CODES if outcome in present), Outcome.PASS)
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES.get(self.outcome, 0)
+
+    def count(self, outcome: Outcome) -> int:
+        return sum(judgement.outcome is outcome for judgement in self.judgements)
+
+    @property
+    def headline(self) -> str:
+        """`pass: 41 of 45 judgements pass, 4 inconclusive (tolerated)`"""
+        if self.outcome is Outcome.REFUSED:
+            refused = next(entry for entry in self.judgements if entry.outcome is Outcome.REFUSED)
+            return f"refused: {refused.text}"
+        counts = Counter(judgement.outcome for judgement in self.judgements)
+        parts = [f"{counts.pop(Outcome.PASS, 0):,} of {plural(len(self.judgements), 'check')} passed"]
+        parts += [f"{counts[outcome]:,} {outcome.value}" for outcome in Outcome if counts[outcome]]
+        return f"{self.outcome.value}: " + "; ".join(parts)
+
+
+def exit_code_of_comparison(comparison: Comparison, tolerate_inconclusive: bool = False) -> int:
+    """Exit code of `compare`, which has no policy: 1 with a regression, 3 when something is not settled, else 0."""
+    if comparison.with_verdict(Verdict.REGRESSION):
+        return 1
+    statuses = {entry.status for entry in comparison.not_compared}
+    if statuses & set(_BROKEN):
+        return 6
+    if "failed" in statuses:
+        return 1
+    if UNSUPPORTED in statuses:
+        return 5
+    unsettled = bool(comparison.with_verdict(Verdict.INCONCLUSIVE)) or ABSENT in statuses
+    return 3 if unsettled and not tolerate_inconclusive else 0
+
+
+def matches(glob: str, measurement_id: str) -> bool:
+    """Whether a glob names a measurement, with its substrate or without."""
+    return fnmatchcase(measurement_id, glob) or fnmatchcase(measurement_id.rsplit("/", 1)[0], glob)
+
+
+def _outcome_of_status(status: str, required: bool) -> Outcome:
+    if status == UNSUPPORTED:
+        return Outcome.UNSUPPORTED if required else Outcome.LACKING
+    return Outcome.FAIL if status == "failed" else Outcome.BROKEN
+
+
+def _within(limit: Limit, estimate: Estimate) -> Outcome:
+    """Pass when the whole interval is within, fail when the whole interval is outside."""
+    undecided = Outcome.INCONCLUSIVE if limit.fail_when_inconclusive else Outcome.TOLERATED
+    if estimate.low is None or estimate.high is None:
+        return undecided
+    if limit.maximum is not None and estimate.low > limit.maximum:
+        return Outcome.FAIL
+    if limit.minimum is not None and estimate.high < limit.minimum:
+        return Outcome.FAIL
+    above = limit.minimum is None or estimate.low >= limit.minimum
+    below = limit.maximum is None or estimate.high <= limit.maximum
+    return Outcome.PASS if above and below else undecided
+
+
+def _judge_metric(limit: Limit, metric: Metric) -> Judgement:
+    if metric.estimate is None:
+        outcome = _outcome_of_status(metric.status, limit.required)
+        return Judgement(metric.name, limit.text, outcome, metric.status, metric.reason)
+    text = f"{ratio(metric.estimate.value)} [{interval(metric.estimate)}]"
+    return Judgement(metric.name, limit.text, _within(limit, metric.estimate), text, limit.reason)
+
+
+def _judge_median(limit: Limit, measurement: Measurement) -> Judgement:
+    if measurement.status != OK:
+        outcome = _outcome_of_status(measurement.status, limit.required)
+        return Judgement(measurement.id, limit.text, outcome, measurement.status, measurement.reason)
+    if measurement.unit != limit.unit:
+        raise PolicyError(f"limit `{limit.text}`: {measurement.id} is measured in {measurement.unit}")
+    estimate = metrics.absolute(measurement)
+    if estimate is None:
+        return Judgement(measurement.id, limit.text, Outcome.BROKEN, "no value", "the median is not positive")
+    spread = "no interval" if estimate.low is None or estimate.high is None else (
+        f"{number(estimate.low)}\N{EN DASH}{number(estimate.high)}")
+    text = f"{quantity(estimate.value, measurement.unit)} [{spread}]"
+    return Judgement(measurement.id, limit.text, _within(limit, estimate), text, limit.reason)
+
+
+def _judge_limit(limit: Limit, document: Document, ratios: Iterable[Metric]) -> list[Judgement]:
+    if limit.ratio is None:
+        return [_judge_median(limit, entry) for entry in document.measurements if fnmatchcase(entry.id, limit.metric)]
+    return [
+        _judge_metric(limit, metric)
+        for metric in ratios
+        if metric.ratio_name == limit.ratio and matches(limit.metric, metric.numerator.id)
+    ]
+
+
+def _judge_difference(rule: BaselineRule, difference: Difference) -> Judgement | None:
+    text, reason = difference.verdict.value, difference.reason
+    if difference.status == ABSENT:
+        outcome = Outcome.FAIL if rule.fail_when_missing else Outcome.LACKING
+        text = "absent"
+    elif difference.status != OK:
+        outcome = _outcome_of_status(difference.status, rule.fail_when_missing)
+        text = difference.status
+    else:
+        assert difference.ratio is not None
+        failing = difference.verdict in rule.fail_on
+        inconclusive = difference.verdict is Verdict.INCONCLUSIVE
+        if failing:
+            outcome = Outcome.INCONCLUSIVE if inconclusive else Outcome.FAIL
+        else:
+            outcome = Outcome.TOLERATED if inconclusive else Outcome.PASS
+        effect = "unknown" if difference.effect is None else percent(difference.effect)
+        text = f"{text}: {ratio(difference.ratio.value)} [{interval(difference.ratio)}], minimum effect {effect}"
+        if difference.required_rounds is not None:
+            reason = f"{reason}; some {difference.required_rounds:,} rounds would settle it"
+    return Judgement(difference.id, f"baseline {difference.of}", outcome, text, reason)
+
+
+def _judge_baseline(rule: BaselineRule, baseline: Document, current: Document) -> tuple[Comparison, list[Judgement]]:
+    for glob in rule.metrics:
+        if not any(matches(glob, measurement.id) for measurement in baseline.measurements):
+            raise PolicyError(f"[baseline]: `{printable(glob)}` matches nothing in {baseline.name}")
+    comparison = compare(
+        baseline, current, fdr=rule.fdr, of=rule.of, largest_effect=rule.largest_effect,
+        wanted=lambda id_: any(matches(glob, id_) for glob in rule.metrics),
+    )
+    judged = (_judge_difference(rule, difference) for difference in comparison.differences)
+    return comparison, [judgement for judgement in judged if judgement is not None]
+
+
+def _judge_statuses(document: Document, judged: set[str]) -> list[Judgement]:
+    """What no limit names still fails the gate when it went wrong: a wrong result or a crash is never passed over."""
+    return [
+        Judgement(entry.id, "status", _outcome_of_status(entry.status, required=False), entry.status, entry.reason)
+        for entry in document.measurements
+        if entry.status not in (OK, UNSUPPORTED) and entry.id not in judged
+    ]
+
+
+def gate(policy: Policy, document: Document, baseline: Document | None = None) -> GateResult:
+    """Raises PolicyError when the policy does not fit the document, EnvironmentRefusedError when the baseline does not."""
+    if document.host.has_emulated_clock:
+        text = "the clock of this host is emulated: its times mean nothing and no gate accepts them"
+        return GateResult(document.name, policy.name, (Judgement("host", "clock", Outcome.REFUSED, text, ""),), ())
+    ratios = metrics.metrics(document)
+    judgements: list[Judgement] = []
+    notes: list[str] = []
+    for limit in policy.limits:
+        found = _judge_limit(limit, document, ratios)
+        if not found and limit.required:
+            raise PolicyError(
+                f"{policy.name}: the limit `{limit.text}` matches nothing in {document.name}; correct the glob, or say"
+                " `required = false` if a run may lack it"
+            )
+        if not found:
+            notes.append(f"the limit `{limit.text}` matches nothing here and is not required")
+        judgements += found
+    comparison = None
+    if baseline is not None:
+        comparison, compared = _judge_baseline(policy.baseline, baseline, document)
+        judgements += compared
+    judgements += _judge_statuses(document, _named(judgements, ratios))
+    if not judgements:
+        raise PolicyError(f"{policy.name} judges nothing in {document.name}"
+                          + ("" if policy.limits else "; a policy of only a [baseline] needs --baseline"))
+    if document.run.interrupted:
+        notes.append("the run was interrupted: what it finished is judged")
+    return GateResult(document.name, policy.name, tuple(judgements), tuple(notes), comparison)
+
+
+def _named(judgements: list[Judgement], ratios: Iterable[Metric]) -> set[str]:
+    """Ids of the measurements whose status a judgement already speaks of."""
+    failed = {judgement.id for judgement in judgements if judgement.outcome in (Outcome.FAIL, Outcome.BROKEN)}
+    sides = {side.id for metric in ratios if metric.name in failed for side in (metric.numerator, metric.denominator)}
+    return failed | sides

@@ -1,0 +1,115 @@
+"""Ratios of one document: what a guest costs against bare metal and against the floor, each with its own A/A. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nestbench_reports import stats
+from nestbench_reports.model import OK, UNSUPPORTED, Document, Measurement
+from nestbench_reports.stats import Estimate
+
+BARE = "bare"
+FLOOR = "floor"
+# When two sides are not ok, the metric takes the graver of the two.
+_GRAVITY = ("crashed", "error", "timeout", "failed", UNSUPPORTED, OK)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A cost ratio: above 1, the numerator is worse, whatever the direction of its unit."""
+
+    numerator: Measurement
+    denominator: Measurement
+    status: str
+    reason: str
+    estimate: Estimate | None  # None unless status is ok
+    numerator_null: Estimate | None  # arm b over arm a of the numerator: would be 1 without noise
+    denominator_null: Estimate | None
+    effect: float | None  # the smallest difference that counts, from the two A/A ratios
+
+    @property
+    def key(self) -> str:
+        return self.numerator.key
+
+    @property
+    def ratio_name(self) -> str:
+        return f"{self.numerator.substrate}/{self.denominator.substrate}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.key} {self.ratio_name}"
+
+    @property
+    def verdict(self) -> stats.Verdict:
+        """Whether this host shows a cost at all: the one metric alone, without correction for how many there are."""
+        if self.estimate is None:
+            return stats.Verdict.INCONCLUSIVE
+        p = 1.0 if self.effect is None else stats.p_value(self.estimate, self.effect)
+        return stats.verdict(self.estimate, self.effect, p, 1 - stats.CONFIDENCE)
+
+
+def absolute(measurement: Measurement) -> Estimate | None:
+    """The median in the measurement's unit; None when it is not ok or not positive."""
+    rounds = list(measurement.samples_by_round.values())
+    return stats.median(rounds) if measurement.status == OK and rounds else None
+
+
+def null_ratio(measurement: Measurement) -> Estimate | None:
+    """A/A: the second process of each round against the first; None when no round has both."""
+    first, second = measurement.samples_of_arm("a"), measurement.samples_of_arm("b")
+    common = sorted(first.keys() & second.keys())
+    if measurement.status != OK or not common:
+        return None
+    return stats.paired_ratio([second[number] for number in common], [first[number] for number in common])
+
+
+def raw_ratio(above: Measurement, below: Measurement) -> Estimate | None:
+    """above / below, paired by the rounds that both have; independent when they share fewer than two."""
+    above_rounds, below_rounds = above.samples_by_round, below.samples_by_round
+    common = sorted(above_rounds.keys() & below_rounds.keys())
+    if len(common) >= 2 or (common and len(above_rounds) == len(below_rounds) == 1):
+        return stats.paired_ratio([above_rounds[n] for n in common], [below_rounds[n] for n in common])
+    above_median, below_median = stats.median(list(above_rounds.values())), stats.median(list(below_rounds.values()))
+    return None if above_median is None or below_median is None else stats.independent_ratio(above_median, below_median)
+
+
+def cost(ratio: Estimate, direction: str) -> Estimate:
+    """`ratio`, turned so that above 1 is worse."""
+    return ratio if direction == "lower" else stats.inverse(ratio)
+
+
+def _broken(above: Measurement, below: Measurement, status: str, reason: str) -> Metric:
+    return Metric(above, below, status, reason, None, null_ratio(above), null_ratio(below), None)
+
+
+def metric(above: Measurement, below: Measurement) -> Metric:
+    status = min((above.status, below.status), key=_GRAVITY.index)
+    if status != OK:
+        reasons = [f"{side.substrate}: {side.reason}" for side in (above, below) if side.status != OK]
+        return _broken(above, below, status, "; ".join(reasons))
+    if (above.unit, above.direction) != (below.unit, below.direction):
+        return _broken(above, below, "error", f"{above.id} and {below.id} differ in unit or direction: no ratio")
+    ratio = raw_ratio(above, below)
+    if ratio is None:
+        return _broken(above, below, "error", "a median is not positive: no ratio can be formed")
+    nulls = null_ratio(above), null_ratio(below)
+    return Metric(above, below, OK, "", cost(ratio, above.direction), *nulls, stats.minimum_effect(nulls))
+
+
+def denominators(document: Document, above: Measurement) -> list[Measurement]:
+    """What a measurement is divided by: `bare` of the same key, and its floor."""
+    if above.substrate in (BARE, FLOOR):
+        return []
+    found = [document.by_id.get(f"{above.key}/{BARE}"), document.by_id.get(above.floor_id or f"{above.key}/{FLOOR}")]
+    return [below for below in found if below is not None]
+
+
+def metrics(document: Document) -> tuple[Metric, ...]:
+    """Every ratio that the document holds, in its order, those that could not be measured included."""
+    return tuple(metric(above, below) for above in document.measurements for below in denominators(document, above))
+
+
+def null_ratios(document: Document) -> tuple[tuple[Measurement, Estimate], ...]:
+    """The A/A ratio of every measurement that has one."""
+    found = ((measurement, null_ratio(measurement)) for measurement in document.measurements)
+    return tuple((measurement, ratio) for measurement, ratio in found if ratio is not None)

@@ -1,0 +1,184 @@
+"""Gate policies: TOML text -> frozen dataclasses. An unknown key, a wrong type or a missing key is a PolicyError. Pure."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nestbench_reports import compare, stats
+from nestbench_reports.errors import PolicyError
+from nestbench_reports.stats import Verdict
+from nestbench_reports.text import number, printable
+
+RATIOS = ("vm/bare", "vm/floor")
+
+
+@dataclass(frozen=True)
+class Limit:
+    metric: str  # glob over ids, with or without the substrate
+    ratio: str | None  # None: the median itself, in `unit`
+    unit: str | None
+    minimum: float | None
+    maximum: float | None
+    required: bool  # False: a host may lack it
+    fail_when_inconclusive: bool
+    reason: str
+
+    @property
+    def text(self) -> str:
+        """`overhead/cpu_* vm/bare <= 1.10`"""
+        bounds = []
+        if self.minimum is not None:
+            bounds.append(f"\N{GREATER-THAN OR EQUAL TO} {number(self.minimum)}")
+        if self.maximum is not None:
+            bounds.append(f"\N{LESS-THAN OR EQUAL TO} {number(self.maximum)}")
+        unit = f" {self.unit}" if self.unit else ""
+        return printable(f"{self.metric} {self.ratio or 'median'} {' and '.join(bounds)}{unit}")
+
+
+@dataclass(frozen=True)
+class BaselineRule:
+    metrics: tuple[str, ...] = ("*",)
+    of: tuple[str, ...] = (compare.MEDIAN, *RATIOS)
+    fail_on: frozenset[Verdict] = frozenset({Verdict.REGRESSION})
+    fail_when_missing: bool = True
+    fdr: float = compare.FDR
+    largest_effect: float = stats.LARGEST_EFFECT
+
+
+@dataclass(frozen=True)
+class Policy:
+    name: str
+    limits: tuple[Limit, ...]
+    baseline: BaselineRule
+
+
+class _Table:
+    """Takes keys out of a TOML table one by one; whatever is left at the end is an unknown key."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values = dict(values)
+        self._where = where
+
+    def error(self, why: str) -> PolicyError:
+        return PolicyError(f"{self._where}: {why}")
+
+    def has(self, key: str) -> bool:
+        return key in self._values
+
+    def take(self, key: str, kind: type | tuple[type, ...], words: str) -> Any:
+        value = self._values.pop(key, None)
+        if value is None:
+            return None
+        # bool is an int to Python, never to a policy.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise self.error(f"`{key}` must be {words}, not {printable(repr(value))[:80]}")
+        return value
+
+    def text(self, key: str) -> str | None:
+        value: str | None = self.take(key, str, "a string")
+        if value is not None and not value.strip():
+            raise self.error(f"`{key}` is empty")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.take(key, bool, "true or false")
+        return default if value is None else bool(value)
+
+    def number(self, key: str) -> float | None:
+        value = self.take(key, (int, float), "a number")
+        if value is not None and (not math.isfinite(value) or value <= 0):
+            raise self.error(f"`{key}` must be a positive number")
+        return None if value is None else float(value)
+
+    def fraction(self, key: str, default: float) -> float:
+        value = self.number(key)
+        if value is not None and value >= 1:
+            raise self.error(f"`{key}` must be between 0 and 1: 0.05 is 5 %")
+        return default if value is None else value
+
+    def word(self, key: str, words: tuple[str, ...]) -> str | None:
+        value = self.text(key)
+        if value is not None and value not in words:
+            raise self.error(f"`{key}` is {printable(value)[:80]!r}; it can be {', '.join(words)}")
+        return value
+
+    def texts(self, key: str, default: tuple[str, ...], words: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        values = self.take(key, list, "a list of strings")
+        if values is None:
+            return default
+        if not values or not all(isinstance(value, str) and value for value in values):
+            raise self.error(f"`{key}` must be a list of strings with at least one")
+        for value in values:
+            if words is not None and value not in words:
+                raise self.error(f"`{key}` holds {printable(value)[:80]!r}; it can hold {', '.join(words)}")
+        return tuple(values)
+
+    def finish(self) -> None:
+        if self._values:
+            raise self.error(f"unknown key `{printable(sorted(self._values)[0])[:80]}`")
+
+
+def _limit(values: Any, where: str) -> Limit:
+    if not isinstance(values, dict):
+        raise PolicyError(f"{where}: must be a table ([[limit]])")
+    table = _Table(values, where)
+    metric = table.text("metric")
+    if metric is None:
+        raise table.error("`metric` is missing: a glob over ids such as \"overhead/cpu_*\"")
+    table = _Table(values, f"{where} ({printable(metric)[:80]})")
+    table.text("metric")
+    ratio, unit = table.word("ratio", RATIOS), table.text("unit")
+    if (ratio is None) == (unit is None):
+        raise table.error("give either `ratio` (\"vm/bare\", \"vm/floor\") or `unit`, the unit of a limit on the median")
+    minimum, maximum = table.number("min"), table.number("max")
+    if minimum is None and maximum is None:
+        raise table.error("give `min`, `max` or both")
+    if minimum is not None and maximum is not None and minimum > maximum:
+        raise table.error("`min` is above `max`")
+    limit = Limit(
+        metric, ratio, unit, minimum, maximum,
+        required=table.flag("required", default=True),
+        fail_when_inconclusive=table.word("on_inconclusive", ("fail", "pass")) != "pass",
+        reason=table.text("reason") or "",
+    )
+    table.finish()
+    return limit
+
+
+def _baseline(values: Any, where: str) -> BaselineRule:
+    if not isinstance(values, dict):
+        raise PolicyError(f"{where}: must be a table")
+    table = _Table(values, where)
+    default = BaselineRule()
+    verdicts = tuple(verdict.value for verdict in Verdict if verdict is not Verdict.EQUIVALENT)
+    rule = BaselineRule(
+        metrics=table.texts("metrics", default.metrics),
+        of=table.texts("of", default.of, default.of),
+        fail_on=frozenset(map(Verdict, table.texts("fail_on", tuple(v.value for v in default.fail_on), verdicts))),
+        fail_when_missing=table.word("on_missing", ("fail", "pass")) != "pass",
+        fdr=table.fraction("fdr", default.fdr),
+        largest_effect=table.fraction("largest_effect", default.largest_effect),
+    )
+    table.finish()
+    return rule
+
+
+def parse(text: str, name: str) -> Policy:
+    """A policy from its TOML text; `name` is how messages call it."""
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise PolicyError(f"{name} is not TOML: {printable(str(error)) or 'nested too deeply'}") from error
+    table = _Table(values, name)
+    raw_limits = table.take("limit", list, "an array of tables ([[limit]])") or []
+    limits = tuple(_limit(raw, f"{name}: limit {index}") for index, raw in enumerate(raw_limits, start=1))
+    raw_baseline = table.take("baseline", dict, "a table ([baseline])")
+    baseline = _baseline(raw_baseline, f"{name}: [baseline]") if raw_baseline is not None else BaselineRule()
+    table.finish()
+    if not limits and raw_baseline is None:
+        raise PolicyError(f"{name} holds neither a [[limit]] nor a [baseline]: it would pass everything")
+    return Policy(name, limits, baseline)

@@ -1,0 +1,283 @@
+"""Tables for the terminal: a document, a comparison, a gate's result. Plain text where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from nestbench_reports import metrics
+from nestbench_reports.compare import Comparison, Difference
+from nestbench_reports.gate import GateResult, Judgement, Outcome
+from nestbench_reports.metrics import Metric
+from nestbench_reports.model import OK, Document, Measurement
+from nestbench_reports.stats import Estimate, Verdict
+from nestbench_reports.text import bytes_text, interval, number, parameter, percent, plural, printable, quantity, ratio
+
+_VERDICT_STYLE = {
+    Verdict.REGRESSION: "red",
+    Verdict.IMPROVEMENT: "green",
+    Verdict.EQUIVALENT: "green",
+    Verdict.INCONCLUSIVE: "yellow",
+}
+# What the four verdicts say about one ratio within one document.
+COST_WORDS = {
+    Verdict.REGRESSION: "costs more",
+    Verdict.IMPROVEMENT: "costs less",
+    Verdict.EQUIVALENT: "no cost",
+    Verdict.INCONCLUSIVE: "not settled",
+}
+_OUTCOME_STYLE = {
+    Outcome.PASS: "green",
+    Outcome.TOLERATED: "yellow",
+    Outcome.LACKING: "yellow",
+    Outcome.INCONCLUSIVE: "bold yellow",
+}
+NARROW = 100  # columns; below this the tables leave out what is least needed
+
+
+def label(measurement: Measurement) -> str:
+    """`memory_chase, working set 64 MiB`"""
+    params = [parameter(name, value) for name, value in sorted(measurement.params.items())]
+    return ", ".join([measurement.workload, *params])
+
+
+def make_console(width: int | None = None) -> Console:
+    """On standard output; without a terminal as wide as its tables need, so that nothing is cut in a log."""
+    console = Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    if width is None and not console.is_terminal and "COLUMNS" not in console._environ:
+        console = Console(width=160, highlight=False, markup=False, emoji=False)
+    return console
+
+
+def _table(console: Console, title: str, columns: Sequence[tuple[str, str]]) -> Table:
+    """columns: (heading, "left" or "right")."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, (heading, justify) in enumerate(columns):
+        table.add_column(
+            heading, justify="right" if justify == "right" else "left",
+            overflow="fold", no_wrap=index > 0 and justify == "right",
+        )
+    return table
+
+
+def _plain(text: str, style: str = "") -> Text:
+    return Text(printable(text), style=style)
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    console.print(_plain(text, style))
+
+
+def _bullets(console: Console, entries: Iterable[str]) -> None:
+    for entry in entries:
+        console.print(Padding(_plain("- " + entry), (0, 0, 0, 2)))
+
+
+def _null(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else interval(estimate)
+
+
+def _interval_of(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else interval(estimate)
+
+
+def _ladder(console: Console, rows: Sequence[Metric]) -> None:
+    narrow = console.width < NARROW
+    columns = [("workload", "left"), ("bare", "right"), ("vm", "right"), ("vm/bare", "right"), ("95 % interval", "right")]
+    if not narrow:
+        columns += [("A/A bare", "right"), ("A/A vm", "right")]
+    columns.append(("reads as", "left"))
+    table = _table(console, "Overhead: the same image in a guest and on the host", columns)
+    for metric in rows:
+        assert metric.estimate is not None
+        cells = [_plain(label(metric.numerator))]
+        cells += [_plain(_median(side)) for side in (metric.denominator, metric.numerator)]
+        cells += [_plain(ratio(metric.estimate.value), "bold"), _plain(_interval_of(metric.estimate))]
+        if not narrow:
+            cells += [_plain(_null(metric.denominator_null), "dim"), _plain(_null(metric.numerator_null), "dim")]
+        cells.append(_plain(COST_WORDS[metric.verdict], _VERDICT_STYLE[metric.verdict]))
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _median(measurement: Measurement) -> str:
+    estimate = metrics.absolute(measurement)
+    return "-" if estimate is None else quantity(estimate.value, measurement.unit)
+
+
+def _floors(console: Console, title: str, rows: Sequence[tuple[Measurement, Metric | None]]) -> None:
+    """Costs of the VMM library beside the same loop in raw ioctls."""
+    narrow = console.width < NARROW
+    columns = [("operation", "left"), ("vm", "right"), ("floor", "right"), ("vm/floor", "right"), ("95 % interval", "right")]
+    if not narrow:
+        columns.append(("A/A vm", "right"))
+    table = _table(console, title, columns)
+    for measurement, metric in rows:
+        cells = [_plain(label(measurement)), _plain(_median(measurement), "bold")]
+        if metric is None or metric.estimate is None:
+            cells += [_plain("-")] * 3
+        else:
+            cells += [_plain(_median(metric.denominator)), _plain(ratio(metric.estimate.value))]
+            cells.append(_plain(_interval_of(metric.estimate)))
+        if not narrow:
+            cells.append(_plain(_null(metrics.null_ratio(measurement)), "dim"))
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _floor_rows(document: Document, ratios: Sequence[Metric], scenario: str) -> list[tuple[Measurement, Metric | None]]:
+    by_id = {metric.numerator.id: metric for metric in ratios if metric.ratio_name.endswith("/floor")}
+    return [
+        (entry, by_id.get(entry.id))
+        for entry in document.measurements
+        if entry.scenario == scenario and entry.status == OK and entry.substrate not in (metrics.BARE, metrics.FLOOR)
+    ]
+
+
+def host_line(document: Document) -> str:
+    host = document.host
+    kvm = f"KVM {host.kvm.module or 'built in'}" if host.kvm.available else "no KVM"
+    return (
+        f"{host.cpu.model_name}, {plural(host.topology.cpus, 'CPU')}, {bytes_text(host.topology.memory_bytes)},"
+        f" level {host.level.value} ({percent(host.level.confidence)} sure), {kvm}, {host.kernel}"
+    )
+
+
+def null_line(document: Document) -> str | None:
+    """How many A/A intervals hold 1: what the intervals of this document are worth."""
+    found = [ratio_ for _, ratio_ in metrics.null_ratios(document) if ratio_.low is not None]
+    if not found:
+        return None
+    held = sum(ratio_.contains(1.0) for ratio_ in found)
+    return f"A/A: {held} of {len(found)} intervals of identical runs hold 1 ({percent(held / len(found))})"
+
+
+def print_summary(console: Console, document: Document, verdict: str, verdict_style: str) -> None:
+    """The whole document on one screen or a few."""
+    run = document.run
+    _print(console, f"nestbench {run.profile}, {run.started}, {number(run.duration_s)} s, seed {run.seed}", "bold")
+    _print(console, host_line(document), "dim")
+    if document.host.has_emulated_clock:
+        _print(console, "The clock of this host is emulated: every time below is meaningless.", "bold red")
+    if run.interrupted:
+        _print(console, "The run was interrupted; this is what it finished.", "yellow")
+    console.print()
+    ratios = metrics.metrics(document)
+    overhead = [metric for metric in ratios if metric.ratio_name == "vm/bare" and metric.estimate is not None]
+    if overhead:
+        _ladder(console, overhead)
+    for scenario, title in (("exits", "Exits: cost of leaving the guest"), ("lifecycle", "Life cycle of a virtual machine")):
+        rows = _floor_rows(document, ratios, scenario)
+        if rows:
+            _floors(console, title, rows)
+    if (line := null_line(document)) is not None:
+        _print(console, line)
+        console.print()
+    _print_not_ok(console, document)
+    notable = [finding for finding in document.findings if finding.severity != "info"]
+    if notable:
+        _print(console, "Findings", "bold")
+        _bullets(console, (f"{finding.severity}: {finding.text}" for finding in notable))
+        console.print()
+    _print(console, verdict, verdict_style)
+
+
+def _print_not_ok(console: Console, document: Document) -> None:
+    """Everything that was not measured, with its reason; equal reasons together."""
+    bad = sorted((m for m in document.measurements if m.status != OK), key=lambda m: (m.status, m.reason))
+    blocked = sorted((c for c in document.capability if not c.runnable), key=lambda c: (c.reason, c.remedy))
+    if bad:
+        _print(console, "Not measured", "bold")
+        groups = ((key, list(group)) for key, group in groupby(bad, key=lambda m: (m.status, m.reason)))
+        _bullets(console, (f"{key[0]}: {', '.join(m.id for m in group)}: {key[1]}" for key, group in groups))
+        console.print()
+    if blocked:
+        _print(console, "Cannot run here", "bold")
+        for (reason, remedy), group in groupby(blocked, key=lambda c: (c.reason, c.remedy)):
+            names = ", ".join(f"{c.scenario}/{c.workload}" for c in group)
+            _bullets(console, [f"{names}: {reason}" + (f" (remedy: {remedy})" if remedy else "")])
+        console.print()
+
+
+def _difference_value(estimate: Estimate | None, unit: str) -> str:
+    if estimate is None:
+        return "-"
+    return ratio(estimate.value) if unit == "x" else quantity(estimate.value, unit)
+
+
+def _difference_note(entry: Difference) -> str:
+    rounds = f"; some {entry.required_rounds:,} rounds would settle it" if entry.required_rounds else ""
+    return entry.reason + rounds
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    _print(console, f"baseline {comparison.baseline}", "dim")
+    _print(console, f"current  {comparison.current}", "dim")
+    console.print()
+    if comparison.environment:
+        table = _table(console, "The environments differ", [("what", "left"), ("baseline", "left"), ("current", "left")])
+        for difference in comparison.environment:
+            table.add_row(_plain(difference.what), _plain(difference.baseline), _plain(difference.current))
+        console.print(table)
+    columns = [("metric", "left"), ("baseline", "right"), ("current", "right"), ("cost", "right"), ("95 % interval", "right"),
+               ("min. effect", "right"), ("verdict", "left")]
+    table = _table(console, "Current against baseline (above 1: worse)", columns)
+    for entry in comparison.differences:
+        if entry.status == OK and entry.ratio is not None:
+            effect = "-" if entry.effect is None else percent(entry.effect)
+            table.add_row(
+                _plain(entry.id), _plain(_difference_value(entry.baseline, entry.unit)),
+                _plain(_difference_value(entry.current, entry.unit)), _plain(ratio(entry.ratio.value), "bold"),
+                _plain(_interval_of(entry.ratio)), _plain(effect),
+                _plain(entry.verdict.value, _VERDICT_STYLE[entry.verdict]),
+            )
+    console.print(table)
+    unsettled = sorted(comparison.with_verdict(Verdict.INCONCLUSIVE), key=_difference_note)
+    if unsettled:
+        _print(console, "Inconclusive", "bold")
+        for note, group in groupby(unsettled, key=_difference_note):
+            _bullets(console, [f"{', '.join(entry.id for entry in group)}: {note}"])
+        console.print()
+    if comparison.not_compared:
+        _print(console, "Not compared", "bold")
+        _bullets(console, (f"{entry.status}: {entry.id}: {entry.reason}" for entry in comparison.not_compared))
+        console.print()
+    counts = [f"{len(comparison.with_verdict(verdict))} {verdict.value}" for verdict in Verdict]
+    _print(console, f"compare: {', '.join(counts)}; false discovery rate {percent(comparison.fdr)}", "bold")
+
+
+def outcome_style(outcome: Outcome) -> str:
+    return _OUTCOME_STYLE.get(outcome, "bold red")
+
+
+def print_gate(console: Console, result: GateResult, verbose: bool) -> None:
+    """One line for each limit, then every check that did not pass, then the verdict."""
+    table = _table(console, f"Gate {printable(result.policy)}", [("limit", "left"), ("checks", "right"), ("outcome", "left")])
+    groups: dict[str, list[Judgement]] = {}
+    for judgement in result.judgements:
+        groups.setdefault(judgement.rule, []).append(judgement)
+    for rule, members in groups.items():
+        outcomes = [outcome for outcome in Outcome if any(member.outcome is outcome for member in members)]
+        cell = Text(", ").join(
+            _plain(f"{sum(member.outcome is outcome for member in members)} {outcome.value}", outcome_style(outcome))
+            for outcome in outcomes
+        )
+        table.add_row(_plain(rule), _plain(str(len(members))), cell)
+    console.print(table)
+    for judgement in result.judgements:
+        if verbose or judgement.outcome is not Outcome.PASS:
+            line = Text.assemble(
+                (f"{judgement.outcome.value}: ", outcome_style(judgement.outcome)),
+                printable(f"{judgement.id}: {judgement.text}"),
+                (printable(f" ({judgement.rule}" + (f": {judgement.reason}" if judgement.reason else "") + ")"), "dim"),
+            )
+            console.print(Padding(line, (0, 0, 0, 2)))
+    for note in result.notes:
+        console.print(Padding(_plain(f"note: {note}", "dim"), (0, 0, 0, 2)))
+    _print(console, f"gate: {result.headline}", outcome_style(result.outcome))
