@@ -33,7 +33,7 @@ done
 
 dpkg-deb --contents "$deb" >"$scratch/contents"
 for path in usr/bin/nestbench usr/libexec/nestbench/nestbench-guest usr/libexec/nestbench/nestbench_micro \
-  usr/share/nestbench/gate.toml usr/share/nestbench/reports/nestbench_reports/cli.py usr/share/doc/nestbench/copyright; do
+  usr/share/nestbench/ci/gate.toml usr/share/nestbench/reports/nestbench_reports/cli.py usr/share/doc/nestbench/copyright; do
   grep -q " \./$path\$" "$scratch/contents" || fail "the package lacks $path"
 done
 if grep -E '__pycache__|\.pyc$| \./(home|root|tmp|usr/local)/' "$scratch/contents"; then fail "these do not belong in the package"; fi

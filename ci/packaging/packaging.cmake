@@ -2,8 +2,8 @@
 #
 #   bin/nestbench                      the program
 #   libexec/nestbench/                 nestbench-guest, nestbench_micro, images/ (installed by workloads/payloads)
-#   share/nestbench/                   reports/ (Python package and its web files), gate.toml
-#   include/, lib/, lib/cmake/         vmm-core: headers, static libraries, package
+#   share/nestbench/                   reports/ (Python package, schema, web files), ci/gate.toml: as in the source tree
+#   include/nestbench_vmm/, lib/       vmm-core: headers, static libraries, CMake package
 #   share/doc/nestbench/               README, designs, license
 include(CMakePackageConfigHelpers)
 
@@ -19,7 +19,7 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/reports/nestbench_reports ${PROJECT_SOUR
   DESTINATION ${share}/reports
   PATTERN "__pycache__" EXCLUDE
   PATTERN "*.pyc" EXCLUDE)
-install(FILES ${PROJECT_SOURCE_DIR}/ci/gate.toml DESTINATION ${share})
+install(FILES ${PROJECT_SOURCE_DIR}/ci/gate.toml DESTINATION ${share}/ci)
 # The charts library that reports inline, with its license; `npm ci` in reports/ has put it there by install time.
 install(FILES
     ${PROJECT_SOURCE_DIR}/reports/node_modules/echarts/dist/echarts.min.js
@@ -38,7 +38,7 @@ foreach(target IN LISTS library_targets)
 endforeach()
 install(TARGETS ${library_targets} EXPORT nestbench_vmm
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
-  FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nestbench_vmm)
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/nestbench_vmm)
 install(EXPORT nestbench_vmm NAMESPACE nestbench:: DESTINATION ${package_folder} FILE nestbench_vmmTargets.cmake)
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/nestbench_vmmConfig.cmake.in
