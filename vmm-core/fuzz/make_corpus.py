@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Writes the seeds of this folder's fuzz targets. Run by hand when a target's input changes: make_corpus.py [FOLDER]
+
+A seed opens one path through the code that a fuzzer would need long to find; the rest is the fuzzer's work.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+
+IMAGE_BASE = 0x1000_0000  # abi::kImageBase
+PT_LOAD, PT_NOTE, PT_TLS = 1, 4, 7
+PF_X, PF_W, PF_R = 1, 2, 4
+EHDR_BYTES, PHDR_BYTES = 64, 56
+
+
+def program(kind: int, flags: int, address: int, content: bytes, memory_bytes: int, align: int = 1) -> tuple[int, int, int, bytes, int, int]:
+    return kind, flags, address, content, memory_bytes, align
+
+
+def elf(programs: list[tuple[int, int, int, bytes, int, int]], entry: int = IMAGE_BASE) -> bytes:
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        b"\x7fELF\x02\x01\x01", 2, 62, 1, entry, EHDR_BYTES, 0, 0, EHDR_BYTES, PHDR_BYTES, len(programs), 0, 0, 0,
+    )
+    table = b""
+    contents = b""
+    first = EHDR_BYTES + PHDR_BYTES * len(programs)
+    for kind, flags, address, content, memory_bytes, align in programs:
+        table += struct.pack("<IIQQQQQQ", kind, flags, first + len(contents), address, address, len(content), memory_bytes, align)
+        contents += content
+    return header + table + contents
+
+
+def note(name: bytes, kind: int, value: bytes, align: int) -> bytes:
+    def pad(data: bytes) -> bytes:
+        return data + b"\0" * (-len(data) % align)
+
+    return pad(pad(struct.pack("<III", len(name), len(value), kind) + name) + value)
+
+
+def elf_seeds() -> dict[str, bytes]:
+    text = program(PT_LOAD, PF_R | PF_X, IMAGE_BASE, b"\xc3" * 16, 16)
+    data = program(PT_LOAD, PF_R | PF_W, IMAGE_BASE + 0x1000, b"data", 0x2000)
+    pvh_4 = note(b"GNU\0", 3, b"id", 4) + note(b"Xen\0", 18, struct.pack("<I", IMAGE_BASE), 4)
+    pvh_8 = note(b"Xen\0", 18, struct.pack("<Q", IMAGE_BASE), 8)
+    return {
+        "text": elf([text]),
+        "text-data": elf([text, data]),
+        "pvh-note-32": elf([text, program(PT_NOTE, PF_R, 0, pvh_4, 0, 4)]),
+        "pvh-note-64": elf([text, program(PT_NOTE, PF_R, 0, pvh_8, 0, 8)]),
+        "overlap": elf([text, program(PT_LOAD, PF_R, IMAGE_BASE, b"", 0x1000)]),
+        "writable-executable": elf([program(PT_LOAD, PF_R | PF_W | PF_X, IMAGE_BASE, b"\xc3", 1)]),
+        "outside": elf([program(PT_LOAD, PF_R | PF_X, IMAGE_BASE - 0x1000, b"\xc3", 0x2000)]),
+        "tls": elf([text, program(PT_TLS, PF_R, IMAGE_BASE, b"", 8)]),
+    }
+
+
+# Steps of fuzz_bus.cc: the first byte modulo 8 says which.
+READ_SERIAL, WRITE_SERIAL = 0x00, 0x80
+READ_PORT, WRITE_PORT, READ_MMIO, WRITE_MMIO = 1, 2, 3, 4
+PUSH, PUSH_BREAK, ADD_MMIO, ADD_PORT = 5, 6, 7, 0x87
+EXACT = 2 << 5  # picks a device's first byte, not one before or behind it
+SERIAL, DOORBELL, EVENT, PANIC = EXACT | 0, EXACT | 1, EXACT | 2, EXACT | 3
+ANY_ADDRESS = 7
+
+
+def bus_seeds() -> dict[str, bytes]:
+    def serial_write(register: int, value: int) -> bytes:
+        return bytes([WRITE_SERIAL, register, value])
+
+    def serial_read(register: int) -> bytes:
+        return bytes([READ_SERIAL, register, 0])
+
+    ier, iir, fcr, mcr, lsr, msr = 1, 2, 2, 4, 5, 6
+    ring = bytes([WRITE_PORT, DOORBELL, 4]) + bytes(4)
+    ring_mmio = bytes([WRITE_MMIO, EXACT | 0, 4]) + bytes(4)
+    panic = bytes([WRITE_PORT, PANIC, 4]) + struct.pack("<I", 14)
+    return {
+        "ring": ring + ring_mmio + ring,
+        "panic": panic + panic,
+        "serial-transmit": serial_write(ier, 2) + serial_read(iir) + serial_write(0, ord("x")) + serial_read(iir),
+        "serial-fifo": serial_write(fcr, 0xC1) + serial_write(ier, 0x0F) + bytes([PUSH, 16]) + b"0123456789abcdef"
+        + serial_read(iir) + serial_read(0) * 17 + serial_read(iir),
+        "serial-break": serial_write(fcr, 1) + serial_write(ier, 7) + bytes([PUSH, 1]) + b"a" + bytes([PUSH_BREAK])
+        + serial_read(0) + serial_read(iir) + serial_read(lsr) + serial_read(iir),
+        "serial-loopback": serial_write(mcr, 0x1F) + serial_write(ier, 0x0F) + serial_write(0, 1) * 2 + serial_read(lsr)
+        + serial_read(iir) + serial_read(0) + serial_read(iir) + serial_read(msr) + serial_read(iir),
+        "wrong-widths": bytes([READ_PORT, SERIAL, 4, READ_PORT, DOORBELL, 4, READ_MMIO, EXACT, 0, READ_MMIO, EXACT, 16]),
+        "straddle": bytes([READ_PORT, 1 << 5, 2, WRITE_MMIO, 1 << 5, 4, 1, 2, 3, 4]),
+        "add-ranges": bytes([ADD_PORT, EVENT, 4, READ_PORT, EVENT, 4, ADD_PORT, DOORBELL, 1])
+        + bytes([ADD_MMIO, ANY_ADDRESS]) + struct.pack("<QQ", 0xFFFF_FFFF_FFFF_F000, 0x1000)
+        + bytes([READ_MMIO, ANY_ADDRESS]) + struct.pack("<QB", 0xFFFF_FFFF_FFFF_FFFF, 1),
+    }
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "corpus"
+    for target, seeds in {"fuzz_elf_loader": elf_seeds(), "fuzz_bus": bus_seeds()}.items():
+        (folder / target).mkdir(parents=True, exist_ok=True)
+        for name, content in seeds.items():
+            (folder / target / name).write_bytes(content)
+
+
+if __name__ == "__main__":
+    main()
