@@ -1,0 +1,78 @@
+// What the supervisor asks of a guest process and what that answers: one JSON object on one line each way. The keys are
+// those of DESIGN.md, "The child".
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nestbench/abi/layout.h"
+#include "nestbench/abi/mailbox.h"
+#include "nestbench/substrates/counters.h"
+#include "nestbench/vmm/base/error.h"
+
+namespace nestbench::substrates {
+
+inline constexpr int kProtocolVersion = 1;
+
+enum class SubstrateKind : std::uint8_t { kBare, kVm };
+
+struct Request {
+  SubstrateKind substrate = SubstrateKind::kBare;
+  std::string image;  // path of the ELF file
+  std::uint64_t operation = 0;
+  std::array<std::uint64_t, abi::kMailboxParameters> parameters{};
+  std::uint64_t seed = 0;
+  std::uint64_t arena_bytes = 0;
+  std::uint64_t host_page_bytes = abi::kPageBytes;
+  std::uint64_t guest_page_bytes = abi::kPageBytes;
+  bool reset_arena = false;      // fresh zero memory before every batch
+  int cpu = -1;                  // pinned there; -1: not pinned
+  std::uint64_t iterations = 0;  // operations in a batch; 0: calibrate to batch_target_ns
+  std::uint64_t batch_target_ns = 0;
+  std::uint32_t samples = 0;  // wanted
+  std::uint32_t max_warmup_batches = 0;
+  std::uint64_t deadline_ns = 0;  // for all that the payload does
+  double tsc_hz = 0;
+  abi::Doorbell doorbell = abi::Doorbell::kPort;  // of a guest
+};
+
+enum class AnswerStatus : std::uint8_t { kOk, kUnsupported, kFailed, kError, kCrashed, kTimeout };
+
+struct Sample {
+  double inside_ns = 0;   // by the payload's time stamps
+  double outside_ns = 0;  // by CLOCK_MONOTONIC_RAW, less the cost of an empty call
+  std::uint64_t operations = 0;
+  std::uint64_t bytes = 0;
+};
+
+struct Answer {
+  AnswerStatus status = AnswerStatus::kError;
+  std::string reason;  // empty exactly when status is kOk
+  std::string image_sha256;
+  std::uint64_t iterations = 0;
+  std::uint64_t warmup_batches = 0;
+  std::uint64_t voided = 0;
+  double call_overhead_ns = 0;
+  double clock_disagreement_max = 0;  // fraction, over the kept samples
+  Counters counters;                  // over the kept samples
+  std::uint64_t huge_page_bytes = 0;
+  std::uint64_t exits = 0;
+  std::uint64_t checksum = 0;
+  std::vector<Sample> samples;
+};
+
+std::string_view ToString(SubstrateKind kind);
+std::string_view ToString(AnswerStatus status);
+
+nlohmann::json ToJson(const Request& request);
+nlohmann::json ToJson(const Answer& answer);
+
+// kMalformed, naming the key, for text that is no such object. Never throws.
+vmm::Result<Request> ParseRequest(std::string_view line);
+vmm::Result<Answer> ParseAnswer(std::string_view line);
+
+}  // namespace nestbench::substrates

@@ -1,0 +1,71 @@
+// Where a payload runs. One interface: whoever measures cannot tell one substrate from another but by its numbers.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "nestbench/abi/mailbox.h"
+#include "nestbench/vmm/base/error.h"
+#include "nestbench/vmm/memory/memory_region.h"
+
+namespace nestbench::substrates {
+
+using vmm::Error;
+using vmm::Result;
+
+// How one command ended.
+enum class CallEnd : std::uint8_t {
+  kRang,      // the payload rang the doorbell: its reply can be read
+  kCrashed,   // the payload or its machine cannot go on
+  kTimedOut,  // the limit passed
+};
+
+struct CallOutcome {
+  CallEnd end = CallEnd::kCrashed;
+  std::string text;              // cause of kCrashed: registers, exit data
+  std::uint64_t outside_ns = 0;  // CLOCK_MONOTONIC_RAW around the call
+};
+
+struct SubstrateOptions {
+  std::span<const std::byte> image;  // ELF file
+  std::uint64_t arena_bytes = 0;
+  std::uint64_t host_page_bytes = abi::kPageBytes;   // 4096 or 2 MiB: what backs the arena
+  std::uint64_t guest_page_bytes = abi::kPageBytes;  // how a guest maps it; a process has one mapping only
+  abi::Doorbell doorbell = abi::Doorbell::kPort;     // of a guest
+};
+
+class Substrate {
+ public:
+  virtual ~Substrate() = default;
+
+  // Performs one command; the time is taken directly around the payload. From the thread that created this.
+  virtual Result<CallOutcome> Call(const abi::MailboxRequest& request, std::chrono::nanoseconds limit) = 0;
+
+  // The mailbox page, for reading replies: hostile.
+  [[nodiscard]] virtual std::span<const std::byte> mailbox() const = 0;
+
+  // The arena, or nullptr without one.
+  [[nodiscard]] virtual const vmm::MemoryRegion* arena() const = 0;
+
+  // How the payload gives control back here.
+  [[nodiscard]] virtual abi::Doorbell doorbell() const = 0;
+
+  // Exits so far, where there is a VM whose kernel counts them.
+  [[nodiscard]] virtual std::optional<std::uint64_t> exits() const = 0;
+};
+
+// A process: the image mapped at its address in this very process. One at a time: the addresses are fixed.
+Result<std::unique_ptr<Substrate>> CreateBare(const SubstrateOptions& options);
+
+// A guest of our VMM. kSystem or kUnsupported when /dev/kvm cannot be used.
+Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options);
+
+// CLOCK_MONOTONIC_RAW in ns: not slewed by NTP, so that it and the TSC differ by a constant factor.
+std::uint64_t MonotonicRawNs();
+
+}  // namespace nestbench::substrates

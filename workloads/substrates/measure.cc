@@ -1,0 +1,232 @@
+#include "nestbench/substrates/measure.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "nestbench/substrates/mailbox_reader.h"
+
+namespace nestbench::substrates {
+namespace {
+
+constexpr int kEmptyCalls = 31;
+constexpr std::size_t kWarmupWindow = 3;   // batches that must agree before sampling begins
+constexpr double kWarmupTolerance = 0.02;  // largest against smallest of the window
+constexpr std::uint32_t kVoidFactor = 3;   // gives up after this many batches for each wanted sample
+constexpr std::uint64_t kMaxIterations = 1ULL << 40;
+
+// Ends a measurement early; what stands in the answer then is its status and reason.
+struct Ended {};
+using Step = tl::expected<void, Ended>;
+
+struct Batch {
+  double inside_ns = 0;
+  double outside_ns = 0;
+  std::uint64_t operations = 0;
+  std::uint64_t bytes = 0;
+};
+
+AnswerStatus StatusOf(abi::PayloadStatus status) {
+  switch (status) {
+    case abi::PayloadStatus::kUnsupported:
+      return AnswerStatus::kUnsupported;
+    case abi::PayloadStatus::kWrongResult:
+      return AnswerStatus::kFailed;
+    case abi::PayloadStatus::kOk:
+      return AnswerStatus::kOk;
+    case abi::PayloadStatus::kNotRun:
+    case abi::PayloadStatus::kBadRequest:
+      break;
+  }
+  return AnswerStatus::kError;
+}
+
+class Measurer {
+ public:
+  Measurer(Substrate& substrate, const Request& request)
+      : substrate_(substrate),
+        request_(request),
+        end_(std::chrono::steady_clock::now() + std::chrono::nanoseconds(request.deadline_ns)) {}
+
+  Answer Run() {
+    // Each step says in the answer why it ended early; there is nothing to add here.
+    if (Prepare() && Calibrate() && WarmUp() && TakeSamples()) (void)Finish();
+    return std::move(answer_);
+  }
+
+ private:
+  Step End(AnswerStatus status, std::string reason) {
+    answer_.status = status;
+    answer_.reason = std::move(reason);
+    return tl::unexpected(Ended{});
+  }
+
+  // One command, its reply read and checked. The outside time of the call goes to `outside_ns`.
+  Step Command(abi::Command command, Reply& reply, double& outside_ns) {
+    abi::MailboxRequest request = {};
+    request.magic = abi::kMailboxMagic;
+    request.version = abi::kMailboxVersion;
+    request.command = command;
+    request.doorbell = substrate_.doorbell();
+    request.sequence = ++sequence_;
+    request.operation = request_.operation;
+    request.iterations = std::max<std::uint64_t>(iterations_, 1);
+    request.seed = request_.seed;
+    request.arena_base = abi::kArenaBase;
+    request.arena_bytes = request_.arena_bytes;
+    std::ranges::copy(request_.parameters, request.parameters);
+    const auto left = end_ - std::chrono::steady_clock::now();
+    if (left.count() <= 0) return End(AnswerStatus::kTimeout, TimeoutText());
+    auto outcome = substrate_.Call(request, left);
+    if (!outcome) return End(AnswerStatus::kError, outcome.error().ToString());
+    if (outcome->end == CallEnd::kTimedOut) return End(AnswerStatus::kTimeout, TimeoutText());
+    if (outcome->end == CallEnd::kCrashed) return End(AnswerStatus::kCrashed, std::move(outcome->text));
+    auto read = ReadReply(substrate_.mailbox(), request);
+    if (!read) return End(AnswerStatus::kError, read.error().ToString());
+    if (read->status != abi::PayloadStatus::kOk) return End(StatusOf(read->status), Reason(*read));
+    outside_ns = static_cast<double>(outcome->outside_ns);
+    reply = std::move(*read);
+    return {};
+  }
+
+  static std::string Reason(const Reply& reply) {
+    return reply.message.empty() ? "the payload refused without a message" : reply.message;
+  }
+
+  [[nodiscard]] std::string TimeoutText() const {
+    return fmt::format("not done within {:.3g} s", static_cast<double>(request_.deadline_ns) / 1e9);
+  }
+
+  // What an empty command costs, so that it can be taken off the outside time; then the payload's own preparation.
+  Step Prepare() {
+    std::vector<double> costs;
+    Reply reply;
+    double outside_ns = 0;
+    for (int i = 0; i < kEmptyCalls; ++i) {
+      if (auto done = Command(abi::Command::kNone, reply, outside_ns); !done) return done;
+      costs.push_back(outside_ns);
+    }
+    std::ranges::nth_element(costs, costs.begin() + kEmptyCalls / 2);
+    answer_.call_overhead_ns = costs[kEmptyCalls / 2];
+    return Command(abi::Command::kSetUp, reply, outside_ns);
+  }
+
+  Step RunBatch(Batch& batch) {
+    if (request_.reset_arena && substrate_.arena() != nullptr) {
+      if (auto reset = substrate_.arena()->Discard(); !reset)
+        return End(AnswerStatus::kError, reset.error().ToString());
+    }
+    Reply reply;
+    double outside_ns = 0;
+    if (auto done = Command(abi::Command::kRun, reply, outside_ns); !done) return done;
+    batch.inside_ns = static_cast<double>(reply.tsc_ticks) * 1e9 / request_.tsc_hz;
+    batch.outside_ns = outside_ns - answer_.call_overhead_ns;
+    batch.operations = reply.operations;
+    batch.bytes = reply.bytes;
+    if (checksum_ && *checksum_ != reply.checksum) {
+      return End(AnswerStatus::kFailed, fmt::format("checksum {} of one batch, {} of another with the same request",
+                                                    *checksum_, reply.checksum));
+    }
+    if (expect_checksum_) checksum_ = reply.checksum;
+    return {};
+  }
+
+  // Doubles, or jumps once the batch is long enough to tell, until a batch takes about the target time.
+  Step Calibrate() {
+    iterations_ = request_.iterations;
+    const auto target_ns = static_cast<double>(request_.batch_target_ns);
+    for (std::uint64_t tried = 1; iterations_ == 0; tried *= 2) {
+      iterations_ = tried;
+      Batch batch;
+      if (auto done = RunBatch(batch); !done) return done;
+      if (batch.inside_ns >= target_ns / 8 || tried >= kMaxIterations) {
+        const double scale = target_ns / std::max(batch.inside_ns, 1.0);
+        iterations_ = static_cast<std::uint64_t>(
+            std::clamp(static_cast<double>(tried) * scale, 1.0, static_cast<double>(kMaxIterations)));
+      } else {
+        iterations_ = 0;
+      }
+    }
+    answer_.iterations = iterations_;
+    expect_checksum_ = true;
+    return {};
+  }
+
+  // Runs batches until the last few agree: caches, TLBs, branch predictors and the clock of the CPU have settled.
+  Step WarmUp() {
+    std::vector<double> times;
+    while (answer_.warmup_batches < request_.max_warmup_batches) {
+      Batch batch;
+      if (auto done = RunBatch(batch); !done) return done;
+      ++answer_.warmup_batches;
+      times.push_back(batch.inside_ns);
+      if (times.size() < kWarmupWindow) continue;
+      const auto [low, high] = std::minmax_element(times.end() - kWarmupWindow, times.end());
+      if (*high <= *low * (1 + kWarmupTolerance)) break;
+    }
+    return {};
+  }
+
+  Step TakeSamples() {
+    auto counters = CounterReader::Open();
+    if (!counters) return End(AnswerStatus::kError, counters.error().ToString());
+    const std::uint64_t exits_before = substrate_.exits().value_or(0);
+    double worst_void = 0;
+    for (std::uint32_t tried = 0; answer_.samples.size() < request_.samples && tried < request_.samples * kVoidFactor;
+         ++tried) {
+      counters->Begin();
+      Batch batch;
+      if (auto done = RunBatch(batch); !done) return done;
+      const Counters passed = counters->End();
+      const double disagreement = std::abs(batch.outside_ns - batch.inside_ns) / batch.inside_ns;
+      if (disagreement > kClockTolerance) {
+        ++answer_.voided;
+        worst_void = std::max(worst_void, disagreement);
+        continue;
+      }
+      answer_.clock_disagreement_max = std::max(answer_.clock_disagreement_max, disagreement);
+      answer_.counters += passed;
+      answer_.samples.push_back({batch.inside_ns, batch.outside_ns, batch.operations, batch.bytes});
+    }
+    answer_.exits = substrate_.exits().value_or(0) - exits_before;
+    if (answer_.samples.empty()) {
+      return End(
+          AnswerStatus::kFailed,
+          fmt::format("every sample is void: time inside and outside differ by up to {:.2f} %", 100 * worst_void));
+    }
+    return {};
+  }
+
+  Step Finish() {
+    if (substrate_.arena() != nullptr) {
+      // Before Verify, which may touch more of the arena. A kernel without smaps costs only this number.
+      answer_.huge_page_bytes = substrate_.arena()->HugeBytes().value_or(0);
+    }
+    Reply reply;
+    double outside_ns = 0;
+    if (auto done = Command(abi::Command::kVerify, reply, outside_ns); !done) return done;
+    answer_.checksum = checksum_.value_or(0);
+    answer_.status = AnswerStatus::kOk;
+    answer_.reason.clear();
+    return {};
+  }
+
+  Substrate& substrate_;
+  const Request& request_;
+  std::chrono::steady_clock::time_point end_;
+  Answer answer_;
+  std::uint64_t sequence_ = 0;
+  std::uint64_t iterations_ = 0;
+  bool expect_checksum_ = false;  // batches of one length give one checksum; those of the calibration differ in length
+  std::optional<std::uint64_t> checksum_;
+};
+
+}  // namespace
+
+Answer Measure(Substrate& substrate, const Request& request) { return Measurer(substrate, request).Run(); }
+
+}  // namespace nestbench::substrates

@@ -1,0 +1,265 @@
+#include "nestbench/substrates/protocol.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+#include <utility>
+
+namespace nestbench::substrates {
+namespace {
+
+using nlohmann::json;
+using vmm::Error;
+using vmm::Result;
+
+template <typename Enum>
+struct Word {
+  Enum value;
+  std::string_view text;
+};
+
+constexpr Word<SubstrateKind> kSubstrates[] = {{SubstrateKind::kBare, "bare"}, {SubstrateKind::kVm, "vm"}};
+constexpr Word<AnswerStatus> kStatuses[] = {
+    {AnswerStatus::kOk, "ok"},       {AnswerStatus::kUnsupported, "unsupported"}, {AnswerStatus::kFailed, "failed"},
+    {AnswerStatus::kError, "error"}, {AnswerStatus::kCrashed, "crashed"},         {AnswerStatus::kTimeout, "timeout"}};
+constexpr Word<abi::Doorbell> kDoorbells[] = {
+    {abi::Doorbell::kReturn, "return"}, {abi::Doorbell::kPort, "port"}, {abi::Doorbell::kMmio, "mmio"}};
+
+template <typename Enum, std::size_t kCount>
+std::string_view TextOf(const Word<Enum> (&words)[kCount], Enum value) {
+  for (const auto& word : words) {
+    if (word.value == value) return word.text;
+  }
+  return "unknown";
+}
+
+// Takes keys out of an object one after the other and remembers the first that was not as it must be.
+class Reader {
+ public:
+  Reader(std::string_view what, std::string_view line) : what_(what), object_(json::parse(line, nullptr, false)) {
+    if (object_.is_discarded() || !object_.is_object()) Refuse("the line", "is not one JSON object");
+  }
+
+  template <typename T>
+    requires std::is_unsigned_v<T> && (!std::is_same_v<T, bool>)
+  void Take(const char* key, T& out) {
+    const json* value = Find(key);
+    if (value == nullptr) return;
+    if (!value->is_number_unsigned() || value->get<std::uint64_t>() > std::numeric_limits<T>::max()) {
+      return Refuse(key, "must be a non-negative integer in range");
+    }
+    out = value->get<T>();
+  }
+  void Take(const char* key, int& out) {
+    const json* value = Find(key);
+    if (value == nullptr) return;
+    if (!value->is_number_integer() || std::abs(value->get<double>()) > 1e9) return Refuse(key, "must be an integer");
+    out = value->get<int>();
+  }
+  void Take(const char* key, bool& out) {
+    const json* value = Find(key);
+    if (value == nullptr) return;
+    if (!value->is_boolean()) return Refuse(key, "must be true or false");
+    out = value->get<bool>();
+  }
+  void Take(const char* key, double& out) {
+    const json* value = Find(key);
+    if (value == nullptr) return;
+    if (!value->is_number() || !std::isfinite(value->get<double>())) return Refuse(key, "must be a finite number");
+    out = value->get<double>();
+  }
+  void Take(const char* key, std::string& out) {
+    const json* value = Find(key);
+    if (value == nullptr) return;
+    if (!value->is_string()) return Refuse(key, "must be text");
+    out = value->get<std::string>();
+  }
+  template <typename Enum, std::size_t kCount>
+  void TakeWord(const char* key, const Word<Enum> (&words)[kCount], Enum& out) {
+    std::string text;
+    Take(key, text);
+    for (const auto& word : words) {
+      if (word.text == text) {
+        out = word.value;
+        return;
+      }
+    }
+    Refuse(key, "holds an unknown word");
+  }
+  template <typename T>
+  void TakeList(const char* key, std::vector<T>& out) {
+    const json* value = Find(key);
+    if (value == nullptr) return;
+    if (!value->is_array()) return Refuse(key, "must be a list");
+    for (const json& item : *value) {
+      if (!item.is_number() || !std::isfinite(item.get<double>())) return Refuse(key, "must hold finite numbers");
+      out.push_back(item.get<T>());
+    }
+  }
+
+  void Refuse(std::string_view key, std::string_view why) {
+    if (problem_.empty()) problem_ = fmt::format("`{}` {}", key, why);
+  }
+  [[nodiscard]] const std::string& problem() const { return problem_; }
+  [[nodiscard]] Error error() const { return Error::Malformed(what_, problem_); }
+
+ private:
+  const json* Find(const char* key) {
+    if (!problem_.empty()) return nullptr;
+    const auto found = object_.find(key);
+    if (found == object_.end()) {
+      Refuse(key, "is missing");
+      return nullptr;
+    }
+    return &*found;
+  }
+
+  std::string_view what_;
+  json object_;
+  std::string problem_;
+};
+
+}  // namespace
+
+std::string_view ToString(SubstrateKind kind) { return TextOf(kSubstrates, kind); }
+std::string_view ToString(AnswerStatus status) { return TextOf(kStatuses, status); }
+
+json ToJson(const Request& request) {
+  return {{"protocol", kProtocolVersion},
+          {"substrate", ToString(request.substrate)},
+          {"image", request.image},
+          {"operation", request.operation},
+          {"parameters", request.parameters},
+          {"seed", request.seed},
+          {"arena_bytes", request.arena_bytes},
+          {"host_page_bytes", request.host_page_bytes},
+          {"guest_page_bytes", request.guest_page_bytes},
+          {"reset_arena", request.reset_arena},
+          {"cpu", request.cpu},
+          {"iterations", request.iterations},
+          {"batch_target_ns", request.batch_target_ns},
+          {"samples", request.samples},
+          {"max_warmup_batches", request.max_warmup_batches},
+          {"deadline_ns", request.deadline_ns},
+          {"tsc_hz", request.tsc_hz},
+          {"doorbell", TextOf(kDoorbells, request.doorbell)}};
+}
+
+Result<Request> ParseRequest(std::string_view line) {
+  Reader reader("guest request", line);
+  Request request;
+  int protocol = 0;
+  reader.Take("protocol", protocol);
+  if (protocol != kProtocolVersion) reader.Refuse("protocol", "is not this program's: rebuild both");
+  reader.TakeWord("substrate", kSubstrates, request.substrate);
+  reader.Take("image", request.image);
+  reader.Take("operation", request.operation);
+  std::vector<std::uint64_t> parameters;
+  reader.TakeList("parameters", parameters);
+  if (parameters.size() == request.parameters.size()) {
+    std::copy(parameters.begin(), parameters.end(), request.parameters.begin());
+  } else {
+    reader.Refuse("parameters", "must hold 8 numbers");
+  }
+  reader.Take("seed", request.seed);
+  reader.Take("arena_bytes", request.arena_bytes);
+  reader.Take("host_page_bytes", request.host_page_bytes);
+  reader.Take("guest_page_bytes", request.guest_page_bytes);
+  reader.Take("reset_arena", request.reset_arena);
+  reader.Take("cpu", request.cpu);
+  reader.Take("iterations", request.iterations);
+  reader.Take("batch_target_ns", request.batch_target_ns);
+  reader.Take("samples", request.samples);
+  reader.Take("max_warmup_batches", request.max_warmup_batches);
+  reader.Take("deadline_ns", request.deadline_ns);
+  reader.Take("tsc_hz", request.tsc_hz);
+  reader.TakeWord("doorbell", kDoorbells, request.doorbell);
+  const auto page_is_known = [](std::uint64_t bytes) {
+    return bytes == abi::kPageBytes || bytes == abi::kLargePageBytes;
+  };
+  if (!page_is_known(request.host_page_bytes)) reader.Refuse("host_page_bytes", "must be 4096 or 2097152");
+  if (!page_is_known(request.guest_page_bytes)) reader.Refuse("guest_page_bytes", "must be 4096 or 2097152");
+  if (request.arena_bytes > abi::kArenaMaxBytes) reader.Refuse("arena_bytes", "is more than layout.h has room for");
+  if (request.samples == 0) reader.Refuse("samples", "must be 1 or more");
+  if (request.deadline_ns == 0) reader.Refuse("deadline_ns", "must be above 0");
+  if (request.tsc_hz < 1e6) reader.Refuse("tsc_hz", "is not a clock rate");
+  if (request.iterations == 0 && request.batch_target_ns == 0) reader.Refuse("batch_target_ns", "must be above 0");
+  if (!reader.problem().empty()) return Fail(reader.error());
+  return request;
+}
+
+json ToJson(const Answer& answer) {
+  json inside = json::array();
+  json outside = json::array();
+  json operations = json::array();
+  json bytes = json::array();
+  for (const Sample& sample : answer.samples) {
+    inside.push_back(sample.inside_ns);
+    outside.push_back(sample.outside_ns);
+    operations.push_back(sample.operations);
+    bytes.push_back(sample.bytes);
+  }
+  return {{"status", ToString(answer.status)},
+          {"reason", answer.reason},
+          {"image_sha256", answer.image_sha256},
+          {"iterations", answer.iterations},
+          {"warmup_batches", answer.warmup_batches},
+          {"voided", answer.voided},
+          {"call_overhead_ns", answer.call_overhead_ns},
+          {"clock_disagreement_max", answer.clock_disagreement_max},
+          {"steal_ns", answer.counters.steal_ns},
+          {"run_queue_wait_ns", answer.counters.run_queue_wait_ns},
+          {"context_switches", answer.counters.context_switches},
+          {"migrations", answer.counters.migrations},
+          {"huge_page_bytes", answer.huge_page_bytes},
+          {"exits", answer.exits},
+          {"checksum", std::to_string(answer.checksum)},
+          {"inside_ns", std::move(inside)},
+          {"outside_ns", std::move(outside)},
+          {"operations", std::move(operations)},
+          {"bytes", std::move(bytes)}};
+}
+
+Result<Answer> ParseAnswer(std::string_view line) {
+  Reader reader("guest answer", line);
+  Answer answer;
+  reader.TakeWord("status", kStatuses, answer.status);
+  reader.Take("reason", answer.reason);
+  reader.Take("image_sha256", answer.image_sha256);
+  reader.Take("iterations", answer.iterations);
+  reader.Take("warmup_batches", answer.warmup_batches);
+  reader.Take("voided", answer.voided);
+  reader.Take("call_overhead_ns", answer.call_overhead_ns);
+  reader.Take("clock_disagreement_max", answer.clock_disagreement_max);
+  reader.Take("steal_ns", answer.counters.steal_ns);
+  reader.Take("run_queue_wait_ns", answer.counters.run_queue_wait_ns);
+  reader.Take("context_switches", answer.counters.context_switches);
+  reader.Take("migrations", answer.counters.migrations);
+  reader.Take("huge_page_bytes", answer.huge_page_bytes);
+  reader.Take("exits", answer.exits);
+  std::string checksum;
+  reader.Take("checksum", checksum);
+  std::from_chars(checksum.data(), checksum.data() + checksum.size(), answer.checksum);
+  std::vector<double> inside;
+  std::vector<double> outside;
+  std::vector<std::uint64_t> operations;
+  std::vector<std::uint64_t> bytes;
+  reader.TakeList("inside_ns", inside);
+  reader.TakeList("outside_ns", outside);
+  reader.TakeList("operations", operations);
+  reader.TakeList("bytes", bytes);
+  if (outside.size() != inside.size() || operations.size() != inside.size() || bytes.size() != inside.size()) {
+    reader.Refuse("inside_ns", "and its companions differ in length");
+  }
+  if ((answer.status == AnswerStatus::kOk) != answer.reason.empty()) {
+    reader.Refuse("reason", "must be given exactly when status is not ok");
+  }
+  if (!reader.problem().empty()) return Fail(reader.error());
+  for (std::size_t i = 0; i < inside.size(); ++i) {
+    answer.samples.push_back({inside[i], outside[i], operations[i], bytes[i]});
+  }
+  return answer;
+}
+
+}  // namespace nestbench::substrates

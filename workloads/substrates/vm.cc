@@ -1,0 +1,83 @@
+// The substrate `vm`: the image in a guest of our VMM.
+#include <cstring>
+#include <utility>
+
+#include "nestbench/substrates/substrate.h"
+#include "nestbench/vmm/kvm/deadline.h"
+#include "nestbench/vmm/machine/user_machine.h"
+
+namespace nestbench::substrates {
+namespace {
+
+using vmm::Backing;
+using vmm::StopReason;
+using vmm::UserMachine;
+
+CallEnd EndOf(StopReason reason) {
+  switch (reason) {
+    case StopReason::kDoorbell:
+      return CallEnd::kRang;
+    case StopReason::kInterrupted:
+      return CallEnd::kTimedOut;
+    case StopReason::kException:
+    case StopReason::kCrashed:
+    case StopReason::kUnexpected:
+      break;
+  }
+  return CallEnd::kCrashed;
+}
+
+class VmSubstrate final : public Substrate {
+ public:
+  VmSubstrate(UserMachine machine, abi::Doorbell doorbell, std::optional<vmm::BinaryStats> stats)
+      : machine_(std::move(machine)), doorbell_(doorbell), stats_(std::move(stats)) {}
+
+  Result<CallOutcome> Call(const abi::MailboxRequest& request, std::chrono::nanoseconds limit) override {
+    std::memcpy(machine_.mailbox().data(), &request, sizeof(request));
+    auto deadline = vmm::RunDeadline::Start(machine_.vcpu(), limit);
+    if (!deadline) return Fail(std::move(deadline.error()));
+    for (;;) {
+      const std::uint64_t begin_ns = MonotonicRawNs();
+      auto stop = machine_.RunUntilStop();
+      const std::uint64_t end_ns = MonotonicRawNs();
+      if (!stop) return Fail(std::move(stop.error()));
+      // Some other signal: the payload goes on, and this batch is what it is; the clocks will void it.
+      if (stop->reason == StopReason::kInterrupted && !deadline->Expired()) continue;
+      return CallOutcome{EndOf(stop->reason), std::move(stop->text), end_ns - begin_ns};
+    }
+  }
+
+  [[nodiscard]] std::span<const std::byte> mailbox() const override { return machine_.mailbox(); }
+  [[nodiscard]] const vmm::MemoryRegion* arena() const override { return machine_.arena(); }
+  [[nodiscard]] abi::Doorbell doorbell() const override { return doorbell_; }
+  [[nodiscard]] std::optional<std::uint64_t> exits() const override {
+    if (!stats_) return std::nullopt;
+    auto count = stats_->Get("exits");
+    if (!count) return std::nullopt;
+    return *count;
+  }
+
+ private:
+  UserMachine machine_;
+  abi::Doorbell doorbell_;
+  std::optional<vmm::BinaryStats> stats_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
+  auto device = vmm::KvmDevice::Open();
+  if (!device) return Fail(std::move(device.error()));
+  vmm::UserMachineOptions machine_options;
+  machine_options.arena_bytes = options.arena_bytes;
+  machine_options.arena_backing =
+      options.host_page_bytes == abi::kLargePageBytes ? Backing::kTransparentHuge : Backing::kSmallPages;
+  machine_options.guest_page_bytes = options.guest_page_bytes;
+  auto machine = UserMachine::Create(*device, options.image, machine_options);
+  if (!machine) return Fail(std::move(machine.error()));
+  std::optional<vmm::BinaryStats> stats;  // a kernel without them costs only the count
+  if (auto opened = machine->vcpu().Stats()) stats.emplace(std::move(*opened));
+  return std::make_unique<VmSubstrate>(std::move(*machine), options.doorbell, std::move(stats));
+}
+
+}  // namespace nestbench::substrates
