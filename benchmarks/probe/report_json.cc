@@ -1,6 +1,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <map>
+#include <string>
+#include <utility>
+
 #include "nestbench/probe/probe.h"
 #include "nestbench/result/json.h"
 
@@ -24,36 +28,24 @@ json ToJson(const Execution& execution) {
 }
 
 json ToJson(const KvmInfo& kvm) {
-  return {{"available", kvm.available},
-          {"reason", kvm.reason},
-          {"remedy", kvm.remedy},
-          {"module", kvm.module},
-          {"parameters", kvm.parameters},
-          {"api_version", kvm.api_version},
-          {"capabilities", kvm.capabilities},
-          {"nested", {{"supported", kvm.nested}, {"reason", kvm.nested_reason}}}};
+  return {{"available", kvm.available},   {"reason", kvm.reason},           {"module", kvm.module},
+          {"parameters", kvm.parameters}, {"api_version", kvm.api_version}, {"capabilities", kvm.capabilities}};
 }
 
 json ToJson(const Topology& topology) {
-  return {
-      {"cpus", topology.cpus},       {"usable_cpus", topology.usable_cpus}, {"cores", topology.cores},
-      {"sockets", topology.sockets}, {"numa_nodes", topology.numa_nodes},   {"memory_bytes", topology.memory_bytes}};
+  return {{"cpus", topology.cpus},
+          {"cores", topology.cores},
+          {"sockets", topology.sockets},
+          {"numa_nodes", topology.numa_nodes},
+          {"memory_bytes", topology.memory_bytes}};
 }
 
 json ToJson(const HugePages& pages) {
-  return {{"thp", pages.thp},
-          {"thp_defrag", pages.thp_defrag},
-          {"hugetlb_2m_total", pages.hugetlb_2m_total},
-          {"hugetlb_2m_free", pages.hugetlb_2m_free},
-          {"hugetlb_1g_total", pages.hugetlb_1g_total},
-          {"hugetlb_1g_free", pages.hugetlb_1g_free}};
+  return {{"thp", pages.thp}, {"hugetlb_2m_free", pages.hugetlb_2m_free}, {"hugetlb_1g_free", pages.hugetlb_1g_free}};
 }
 
 json ToJson(const CgroupInfo& cgroup) {
-  return {{"layout", cgroup.layout},
-          {"controllers", cgroup.controllers},
-          {"writable", cgroup.writable},
-          {"reason", cgroup.reason}};
+  return {{"layout", cgroup.layout}, {"controllers", cgroup.controllers}, {"writable", cgroup.writable}};
 }
 
 json ToJson(const Rights& rights) {
@@ -68,14 +60,38 @@ json ToJson(const Rights& rights) {
           {"perf_reason", rights.perf_reason}};
 }
 
+// What the probe found beyond the document's `host`, whose shape is closed.
+json Details(const HostReport& report) {
+  const ClockInfo clock = report.clock.value_or(ClockInfo{});
+  const HugePages pages = report.huge_pages.value_or(HugePages{});
+  return {{"execution", {{"supervisor", ToJson(report.kvm.supervisor)}, {"user", ToJson(report.kvm.user)}}},
+          {"nested", {{"supported", report.kvm.nested}, {"reason", report.kvm.nested_reason}}},
+          {"kvm_remedy", report.kvm.remedy},
+          {"cpuid_ns", report.cpuid.cpuid_ns},
+          {"hypervisor_signatures", report.cpuid.signatures},
+          {"clock",
+           {{"available_sources", clock.available},
+            {"tsc_invariant", clock.tsc_invariant},
+            {"emulated_reason", clock.emulated_reason},
+            {"add_ns", clock.add_ns},
+            {"x87_multiply_ns", clock.x87_multiply_ns}}},
+          {"usable_cpus", report.topology.value_or(Topology{}).usable_cpus},
+          {"huge_pages",
+           {{"thp_defrag", pages.thp_defrag},
+            {"hugetlb_2m_total", pages.hugetlb_2m_total},
+            {"hugetlb_1g_total", pages.hugetlb_1g_total}}},
+          {"cgroup_reason", report.cgroup ? report.cgroup->reason : report.cgroup.error().ToString()},
+          {"rights", ToJson(report.rights.value_or(Rights{}))},
+          {"tools", report.tools}};
+}
+
 }  // namespace
 
 // An item that failed has its type's empty value here and its reason in a finding: the document keeps one shape.
 json ToJson(const HostReport& report) {
   const ClockInfo clock = report.clock.value_or(ClockInfo{});
   CgroupInfo cgroup = report.cgroup.value_or(CgroupInfo{});
-  if (!report.cgroup)
-    cgroup = {.layout = "none", .controllers = {}, .writable = false, .reason = report.cgroup.error().ToString()};
+  if (!report.cgroup) cgroup.layout = "unknown";
   return {
       {"cpu", ToJson(report.cpu.value_or(CpuInfo{}))},
       {"kernel", report.kernel},
@@ -84,21 +100,15 @@ json ToJson(const HostReport& report) {
       {"kvm", ToJson(report.kvm)},
       {"topology", ToJson(report.topology.value_or(Topology{}))},
       {"clock_source", clock.source},
-      {"clock_sources", clock.available},
       {"tsc_hz", clock.tsc_hz},
-      {"tsc_invariant", clock.tsc_invariant},
       {"huge_pages", ToJson(report.huge_pages.value_or(HugePages{}))},
       {"cgroup", ToJson(cgroup)},
       {"level",
        {{"value", report.level.value}, {"confidence", report.level.confidence}, {"evidence", report.level.evidence}}},
       {"hypervisor_signature", fmt::format("{}", fmt::join(report.cpuid.signatures, ", "))},
-      {"cpuid_ns", report.cpuid.cpuid_ns},
       {"supervisor_execution", report.kvm.supervisor.mode},
       {"user_execution", report.kvm.user.mode},
-      {"execution", {{"supervisor", ToJson(report.kvm.supervisor)}, {"user", ToJson(report.kvm.user)}}},
-      {"clock", clock.is_emulated ? "emulated" : "real"},
-      {"rights", ToJson(report.rights.value_or(Rights{}))},
-      {"tools", report.tools}};
+      {"clock", clock.is_emulated ? "emulated" : "real"}};
 }
 
 json ToProbeJson(const HostReport& report) {
@@ -106,7 +116,10 @@ json ToProbeJson(const HostReport& report) {
   for (const result::Capability& entry : report.capability) capability.push_back(result::ToJson(entry));
   json findings = json::array();
   for (const result::Finding& finding : report.findings) findings.push_back(result::ToJson(finding));
-  return {{"host", ToJson(report)}, {"capability", std::move(capability)}, {"findings", std::move(findings)}};
+  return {{"host", ToJson(report)},
+          {"details", Details(report)},
+          {"capability", std::move(capability)},
+          {"findings", std::move(findings)}};
 }
 
 }  // namespace nestbench::probe

@@ -165,7 +165,8 @@ HostReport Probe(const ProbeOptions& options = {});
 // The `host` object of the result document.
 nlohmann::json ToJson(const HostReport& report);
 
-// What `nestbench probe --json` prints: {host, capability, findings}.
+// What `nestbench probe --json` prints: {host, details, capability, findings}. `details` holds what the closed shape of
+// `host` has no place for: rights, tools, what was measured of execution and clocks.
 nlohmann::json ToProbeJson(const HostReport& report);
 
 // For people: at most 80 columns (lines with one long word aside), ANSI colours when `colour`.
