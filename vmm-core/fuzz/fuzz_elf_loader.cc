@@ -1,5 +1,6 @@
 // ParseElf on any bytes: it answers, and what it accepts is what its header promises.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -16,10 +17,9 @@ using fuzz::Require;
 constexpr abi::GuestPhysRange kAllowed{abi::GuestPhysAddr(abi::kImageBase), abi::kImageMaxBytes};
 
 bool IsInExecutable(const ElfImage& image, std::uint64_t address) {
-  for (const ElfSegment& segment : image.segments()) {
-    if (segment.executable && segment.memory.Contains(abi::GuestPhysAddr(address), 1)) return true;
-  }
-  return false;
+  return std::ranges::any_of(image.segments(), [address](const ElfSegment& segment) {
+    return segment.executable && segment.memory.Contains(abi::GuestPhysAddr(address), 1);
+  });
 }
 
 void CheckSegment(const ElfSegment& segment, const ElfImage& image, std::span<const std::byte> file) {
@@ -43,7 +43,9 @@ void CheckImage(const ElfImage& image, std::span<const std::byte> file) {
     Require(low.start < high.start && !low.Overlaps(high), "segments ascend and do not overlap");
   }
   Require(IsInExecutable(image, image.entry().value()), "the entry is executable");
-  if (image.pvh_entry()) Require(IsInExecutable(image, image.pvh_entry()->value()), "the PVH entry is executable");
+  if (const auto pvh_entry = image.pvh_entry()) {
+    Require(IsInExecutable(image, pvh_entry->value()), "the PVH entry is executable");
+  }
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace nestbench::vmm {
 namespace {
 
 constexpr std::string_view kOperation = "read file";
-constexpr std::size_t kFirstChunkBytes = 64 * 1024;
+constexpr std::size_t kFirstChunkBytes = 64 << 10;
 
 std::string_view KindName(mode_t mode) {
   if (S_ISDIR(mode)) return "a directory";

@@ -17,7 +17,7 @@ Result<std::string> Sha256Hex(std::span<const std::byte> bytes) {
   }
   constexpr std::string_view kDigits = "0123456789abcdef";
   std::string text;
-  text.reserve(2 * digest_bytes);
+  text.reserve(std::size_t{2} * digest_bytes);
   for (unsigned int i = 0; i < digest_bytes; ++i) {
     text += kDigits[digest[i] >> 4];
     text += kDigits[digest[i] & 0xF];

@@ -77,17 +77,19 @@ TEST(DoorbellTest, StandsOnThePortAndTheMmioBusAtOnce) {
 }
 
 TEST(DoorbellTest, LosesNoRingWhenManyThreadsRingAtOnce) {
-  constexpr int kThreads = 4;
-  constexpr int kRingsPerThread = 1000;
+  constexpr std::size_t kThreads = 4;
+  constexpr std::uint64_t kRingsPerThread = 1000;
   Doorbell doorbell;
   std::vector<std::thread> threads;
-  for (int i = 0; i < kThreads; ++i) {
+  threads.reserve(kThreads);
+  for (std::size_t i = 0; i < kThreads; ++i) {
     threads.emplace_back([&doorbell] {
-      for (int ring = 0; ring < kRingsPerThread; ++ring) EXPECT_EQ(doorbell.Write(0, Bytes(4)), AccessStatus::kOk);
+      for (std::uint64_t ring = 0; ring < kRingsPerThread; ++ring)
+        EXPECT_EQ(doorbell.Write(0, Bytes(4)), AccessStatus::kOk);
     });
   }
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(doorbell.rings(), std::uint64_t{kThreads * kRingsPerThread});
+  EXPECT_EQ(doorbell.rings(), kThreads * kRingsPerThread);
 }
 
 }  // namespace
