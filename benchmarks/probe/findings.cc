@@ -131,6 +131,15 @@ std::vector<Finding> DeriveFindings(const HostReport& report) {
                         .evidence = fmt::format("{} of {} CPUs in the affinity mask", report.topology->usable_cpus,
                                                 report.topology->cpus)});
   }
+  if (report.huge_pages && (report.huge_pages->thp.empty() || report.huge_pages->thp == "never") &&
+      report.huge_pages->hugetlb_2m_free == 0) {
+    findings.push_back({.id = "no-huge-pages",
+                        .severity = Severity::kWarning,
+                        .text = "Workloads on 2 MiB pages cannot run. To change that: `echo madvise | sudo tee "
+                                "/sys/kernel/mm/transparent_hugepage/enabled`.",
+                        .evidence = fmt::format("THP is `{}`; the hugetlb pool of 2 MiB pages has none free",
+                                                report.huge_pages->thp.empty() ? "absent" : report.huge_pages->thp)});
+  }
   if (report.cgroup && !report.cgroup->writable) {
     findings.push_back({.id = "cgroup-not-writable",
                         .severity = Severity::kInfo,

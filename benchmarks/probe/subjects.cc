@@ -1,56 +1,71 @@
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
 #include "nestbench/probe/probe.h"
+#include "nestbench/workloads/catalogue.h"
 
 namespace nestbench::probe {
+namespace {
 
-// Kept beside the probe and not read from the payload images: the probe answers before anything is built or run.
-std::span<const Subject> DefaultSubjects() {
-  static const std::vector<Subject> subjects = [] {
-    std::vector<Subject> list;
-    const auto overhead = [&list](const char* workload, std::vector<std::string> flags = {}) {
-      list.push_back({.scenario = "overhead",
-                      .workload = workload,
-                      .needs_kvm = true,
-                      .cpu_flags = std::move(flags),
-                      .kvm_capabilities = {},
-                      .memory_bytes = 1ULL << 30});
-    };
-    const auto guest = [&list](const char* scenario, const char* workload, std::vector<std::string> capabilities = {}) {
-      list.push_back({.scenario = scenario,
+constexpr std::uint64_t kSpareMemoryBytes = 256 << 20;  // beside the arena: the system itself, the child, the image
+
+// Every workload of the catalogue once, with the arena of its largest size.
+void AddOverhead(std::vector<Subject>& subjects) {
+  for (const workloads::Workload& workload : workloads::Catalogue()) {
+    const std::uint64_t memory_bytes = workload.arena_bytes + kSpareMemoryBytes;
+    const auto found =
+        std::ranges::find_if(subjects, [&](const Subject& subject) { return subject.workload == workload.name; });
+    if (found != subjects.end()) {
+      found->memory_bytes = std::max(found->memory_bytes, memory_bytes);
+      continue;
+    }
+    Subject subject{.scenario = "overhead",
+                    .workload = workload.name,
+                    .needs_kvm = true,
+                    .cpu_flags = {},
+                    .kvm_capabilities = {},
+                    .memory_bytes = memory_bytes};
+    if (workload.name.find("fma") != std::string::npos) subject.cpu_flags = {"avx2", "fma"};
+    subjects.push_back(std::move(subject));
+  }
+}
+
+void AddGuest(std::vector<Subject>& subjects, const char* scenario, const char* workload,
+              std::vector<std::string> capabilities = {}) {
+  subjects.push_back({.scenario = scenario,
                       .workload = workload,
                       .needs_kvm = true,
                       .cpu_flags = {},
                       .kvm_capabilities = std::move(capabilities),
                       .memory_bytes = 0});
-    };
-    overhead("cpu_integer");
-    overhead("cpu_branches");
-    overhead("cpu_fma", {"avx2", "fma"});
-    overhead("cpu_matrix_multiply");
-    overhead("cpu_sha256");
-    overhead("cpu_sort");
-    overhead("cpu_hash_table");
-    overhead("memory_bandwidth");
-    overhead("memory_pointer_chase");
-    overhead("memory_gups");
-    overhead("memory_tlb_walk");
-    overhead("memory_first_touch");
-    guest("exits", "pio");
-    guest("exits", "mmio");
-    guest("exits", "ioeventfd_pio", {"KVM_CAP_IOEVENTFD"});
-    guest("exits", "ioeventfd_mmio", {"KVM_CAP_IOEVENTFD"});
-    guest("exits", "cpuid");
-    guest("exits", "page_fault");
-    guest("exits", "rdtsc");
-    guest("lifecycle", "create_vm");
-    guest("lifecycle", "create_vcpu");
-    guest("lifecycle", "first_exit");
-    guest("lifecycle", "destroy");
-    guest("lifecycle", "slot");
-    guest("lifecycle", "dirty_log");
-    guest("lifecycle", "kick", {"KVM_CAP_IMMEDIATE_EXIT"});
-    guest("lifecycle", "irqfd", {"KVM_CAP_IRQFD"});
-    return list;
-  }();
+}
+
+std::vector<Subject> MakeSubjects() {
+  std::vector<Subject> subjects;
+  AddOverhead(subjects);
+  AddGuest(subjects, "exits", "pio");
+  AddGuest(subjects, "exits", "mmio");
+  AddGuest(subjects, "exits", "ioeventfd_pio", {"KVM_CAP_IOEVENTFD"});
+  AddGuest(subjects, "exits", "ioeventfd_mmio", {"KVM_CAP_IOEVENTFD"});
+  AddGuest(subjects, "exits", "cpuid");
+  AddGuest(subjects, "exits", "page_fault");
+  AddGuest(subjects, "exits", "rdtsc");
+  AddGuest(subjects, "lifecycle", "create_vm");
+  AddGuest(subjects, "lifecycle", "create_vcpu");
+  AddGuest(subjects, "lifecycle", "first_exit");
+  AddGuest(subjects, "lifecycle", "destroy");
+  AddGuest(subjects, "lifecycle", "slot");
+  AddGuest(subjects, "lifecycle", "dirty_log");
+  AddGuest(subjects, "lifecycle", "kick", {"KVM_CAP_IMMEDIATE_EXIT"});
+  AddGuest(subjects, "lifecycle", "irqfd", {"KVM_CAP_IRQFD"});
+  return subjects;
+}
+
+}  // namespace
+
+std::span<const Subject> DefaultSubjects() {
+  static const std::vector<Subject> subjects = MakeSubjects();
   return subjects;
 }
 

@@ -148,7 +148,7 @@ struct Subject {
   std::uint64_t memory_bytes = 0;             // of RAM
 };
 
-// What the programs of this release measure.
+// The overhead workloads of the catalogue, and those of the scenarios `exits` and `lifecycle`.
 std::span<const Subject> DefaultSubjects();
 
 struct ProbeOptions {
