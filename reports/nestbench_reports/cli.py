@@ -1,15 +1,16 @@
-"""The command line. A module is imported by the command that needs it, so that `--help` and `validate` start at once."""
+"""The command line. A module is imported by the command that needs it, so that `--help` starts at once."""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -30,7 +31,10 @@ run, a full disk)."""
 _FILE = click.Path(path_type=Path)
 _RESULT = click.argument("result", type=_FILE, metavar="RESULT.json")
 _POLICY = click.option(
-    "--policy", type=_FILE, default=DEFAULT_POLICY, metavar="FILE",
+    "--policy",
+    type=_FILE,
+    default=DEFAULT_POLICY,
+    metavar="FILE",
     help="Policy of the verdict line; ci/gate.toml of this release unless given.",
 )
 
@@ -41,9 +45,12 @@ def _examples(*lines: str) -> str:
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=_examples("nestbench summary out/result.json", "nestbench report out/result.json -o out/report.html",
-                     "nestbench compare before/result.json after/result.json",
-                     "nestbench gate --policy ci/gate.toml out/result.json"),
+    epilog=_examples(
+        "nestbench summary out/result.json",
+        "nestbench report out/result.json -o out/report.html",
+        "nestbench compare before/result.json after/result.json",
+        "nestbench gate --policy ci/gate.toml out/result.json",
+    ),
 )
 def cli() -> None:
     """Judges result documents of nestbench."""
@@ -81,7 +88,9 @@ def _judge(document: Document, policy_path: Path) -> GateResult | str:
 
 @cli.command(epilog=_examples("nestbench report out/result.json", "nestbench report out/result.json -o /tmp/page.html"))
 @_RESULT
-@click.option("-o", "--output", type=_FILE, metavar="FILE.html", help="The page; report.html beside RESULT.json unless given.")
+@click.option(
+    "-o", "--output", type=_FILE, metavar="FILE.html", help="The page; report.html beside RESULT.json unless given."
+)
 @_POLICY
 def report(result: Path, output: Path | None, policy: Path) -> int:
     """Write one self-contained HTML page: verdict, charts with their tables, environment, what could not run."""
@@ -112,14 +121,25 @@ def summary(result: Path, policy: Path) -> int:
     return 0
 
 
-@cli.command(epilog=_examples("nestbench compare before/result.json after/result.json",
-                              "nestbench compare a.json b.json --json | jq '.differences[] | select(.verdict==\"regression\")'"))
+@cli.command(
+    epilog=_examples(
+        "nestbench compare before/result.json after/result.json",
+        "nestbench compare a.json b.json --json | jq '.differences[] | select(.verdict==\"regression\")'",
+    )
+)
 @click.argument("baseline", type=_FILE, metavar="A.json")
 @click.argument("current", type=_FILE, metavar="B.json")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@click.option("--fdr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
-              help="False discovery rate over all metrics (Benjamini-Hochberg).")
-@click.option("--allow-inconclusive", is_flag=True, help="End with 0, not 3, when nothing worse than inconclusive was found.")
+@click.option(
+    "--fdr",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="False discovery rate over all metrics (Benjamini-Hochberg).",
+)
+@click.option(
+    "--allow-inconclusive", is_flag=True, help="End with 0, not 3, when nothing worse than inconclusive was found."
+)
 def compare(baseline: Path, current: Path, as_json: bool, fdr: float, allow_inconclusive: bool) -> int:
     """Say for each metric whether B is better or worse than A: regression, improvement, equivalent or inconclusive."""
     from nestbench_reports.compare import compare as compare_documents
@@ -136,8 +156,12 @@ def compare(baseline: Path, current: Path, as_json: bool, fdr: float, allow_inco
     return code
 
 
-@cli.command(epilog=_examples("nestbench gate --policy ci/gate.toml out/result.json",
-                              "nestbench gate --policy ci/gate.toml out/result.json --baseline main.json --junit gate.xml"))
+@cli.command(
+    epilog=_examples(
+        "nestbench gate --policy ci/gate.toml out/result.json",
+        "nestbench gate --policy ci/gate.toml out/result.json --baseline main.json --junit gate.xml",
+    )
+)
 @_RESULT
 @click.option("--policy", type=_FILE, required=True, metavar="FILE", help="Limits and baseline rules (TOML).")
 @click.option("--baseline", type=_FILE, metavar="FILE", help="An earlier result document to compare with.")
@@ -212,7 +236,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command; every failure is one message on standard error and the exit code of DESIGN.md."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets a question mark, not a traceback.
-        cast(TextIO, stream).reconfigure(errors="replace")  # type: ignore[attr-defined]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return _run(arguments)
     except ReportError as error:
@@ -223,5 +248,5 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("NESTBENCH_DEBUG"):
             traceback.print_exc()
-        _say(f"internal error: {type(error).__name__}: {error}; NESTBENCH_DEBUG=1 shows where. This is a defect of nestbench")
+        _say(f"internal error, a defect of nestbench: {type(error).__name__}: {error}; NESTBENCH_DEBUG=1 shows where")
         return 6

@@ -102,7 +102,9 @@ def check_comparable(baseline: Document, current: Document) -> None:
             raise EnvironmentRefusedError(f"{document.name} was measured on an emulated clock: its times mean nothing")
     if baseline.schema != current.schema:
         raise EnvironmentRefusedError(f"the documents differ in schema: {baseline.schema} and {current.schema}")
-    models = [(d.host.cpu.vendor, d.host.cpu.model_name, d.host.cpu.family, d.host.cpu.model) for d in (baseline, current)]
+    models = [
+        (d.host.cpu.vendor, d.host.cpu.model_name, d.host.cpu.family, d.host.cpu.model) for d in (baseline, current)
+    ]
     if models[0] != models[1]:
         names = ["{} {} (family {}, model {})".format(*model) for model in models]
         raise EnvironmentRefusedError(f"the documents come from different CPU models: {names[0]} and {names[1]}")
@@ -186,8 +188,19 @@ def _difference(pair: _Pair, adjusted_p: float, fdr: float, largest_effect: floa
         if verdict is Verdict.INCONCLUSIVE:
             reason, rounds = _why_inconclusive(pair.ratio, pair.effect, largest_effect)
     return Difference(
-        pair.id, pair.of, pair.baseline.unit, status, reason, pair.baseline.estimate,
-        pair.current.estimate if pair.current else None, pair.ratio, pair.effect, pair.p_value, adjusted_p, verdict, rounds,
+        pair.id,
+        pair.of,
+        pair.baseline.unit,
+        status,
+        reason,
+        pair.baseline.estimate,
+        pair.current.estimate if pair.current else None,
+        pair.ratio,
+        pair.effect,
+        pair.p_value,
+        adjusted_p,
+        verdict,
+        rounds,
     )
 
 
@@ -198,7 +211,10 @@ def _why_inconclusive(ratio: Estimate, effect: float | None, largest_effect: flo
         return "no A/A interval: nothing is known about what identical runs differ by here", None
     rounds = stats.required_rounds(ratio, effect)
     if effect > largest_effect:
-        return f"identical runs differ by up to {100 * effect:.0f} % here: too noisy to call anything equivalent", rounds
+        return (
+            f"identical runs differ by up to {100 * effect:.0f} % here: too noisy to call anything equivalent",
+            rounds,
+        )
     if rounds is None:
         return "the difference lies at the minimum effect itself: more rounds would not settle it", None
     if rounds <= ratio.rounds:
@@ -215,11 +231,13 @@ def compare(
     largest_effect: float = stats.LARGEST_EFFECT,
     wanted: Callable[[str], bool] = lambda _id: True,
 ) -> Comparison:
-    """Judges every metric that the baseline measured. Raises EnvironmentRefusedError when the two cannot be compared."""
+    """Judges every metric that the baseline measured. EnvironmentRefusedError when the two cannot be compared."""
     check_comparable(baseline, current)
     kinds = tuple(of)
     before, after = _sides(baseline, kinds, wanted), _sides(current, kinds, wanted)
-    pairs = [_pair(of_, name, side, after.get((of_, name))) for (of_, name), side in before.items() if side.status == OK]
+    pairs = [
+        _pair(of_, name, side, after.get((of_, name))) for (of_, name), side in before.items() if side.status == OK
+    ]
     if not any(pair.ratio is not None for pair in pairs):
         raise EnvironmentRefusedError(f"{baseline.name} and {current.name} have no measured metric in common")
     judged = [index for index, pair in enumerate(pairs) if pair.ratio is not None]
@@ -230,13 +248,16 @@ def compare(
     return Comparison(baseline.name, current.name, fdr, environment_differences(baseline, current), differences)
 
 
-
-
 def _estimate_to_json(estimate: Estimate | None) -> dict[str, float | None] | None:
     if estimate is None:
         return None
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "rounds": estimate.rounds,
-            "samples": estimate.samples}
+    return {
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "rounds": estimate.rounds,
+        "samples": estimate.samples,
+    }
 
 
 def to_json(comparison: Comparison) -> dict[str, object]:
@@ -247,16 +268,25 @@ def to_json(comparison: Comparison) -> dict[str, object]:
         "current": comparison.current,
         "fdr": comparison.fdr,
         "environment": [
-            {"what": entry.what, "baseline": entry.baseline, "current": entry.current} for entry in comparison.environment
+            {"what": entry.what, "baseline": entry.baseline, "current": entry.current}
+            for entry in comparison.environment
         ],
         "counts": {verdict.value: len(comparison.with_verdict(verdict)) for verdict in Verdict},
         "differences": [
             {
-                "id": entry.id, "of": entry.of, "unit": entry.unit, "status": entry.status,
-                "verdict": entry.verdict.value if entry.status == OK else None, "reason": entry.reason,
-                "baseline": _estimate_to_json(entry.baseline), "current": _estimate_to_json(entry.current),
-                "cost_ratio": _estimate_to_json(entry.ratio), "minimum_effect": entry.effect,
-                "p_value": entry.p_value, "adjusted_p_value": entry.adjusted_p, "required_rounds": entry.required_rounds,
+                "id": entry.id,
+                "of": entry.of,
+                "unit": entry.unit,
+                "status": entry.status,
+                "verdict": entry.verdict.value if entry.status == OK else None,
+                "reason": entry.reason,
+                "baseline": _estimate_to_json(entry.baseline),
+                "current": _estimate_to_json(entry.current),
+                "cost_ratio": _estimate_to_json(entry.ratio),
+                "minimum_effect": entry.effect,
+                "p_value": entry.p_value,
+                "adjusted_p_value": entry.adjusted_p,
+                "required_rounds": entry.required_rounds,
             }
             for entry in comparison.differences
         ],

@@ -32,13 +32,7 @@ class Outcome(Enum):
 
 
 # The gravest outcome decides. Those that are not here do not fail a gate.
-EXIT_CODES = {
-    Outcome.REFUSED: 4,
-    Outcome.BROKEN: 6,
-    Outcome.FAIL: 1,
-    Outcome.UNSUPPORTED: 5,
-    Outcome.INCONCLUSIVE: 3,
-}
+EXIT_CODES = {Outcome.REFUSED: 4, Outcome.BROKEN: 6, Outcome.FAIL: 1, Outcome.UNSUPPORTED: 5, Outcome.INCONCLUSIVE: 3}
 _BROKEN = ("crashed", "error", "timeout")
 
 
@@ -142,8 +136,11 @@ def _judge_median(limit: Limit, measurement: Measurement) -> Judgement:
     estimate = metrics.absolute(measurement)
     if estimate is None:
         return Judgement(measurement.id, limit.text, Outcome.BROKEN, "no value", "the median is not positive")
-    spread = "no interval" if estimate.low is None or estimate.high is None else (
-        f"{number(estimate.low)}\N{EN DASH}{number(estimate.high)}")
+    spread = (
+        "no interval"
+        if estimate.low is None or estimate.high is None
+        else (f"{number(estimate.low)}\N{EN DASH}{number(estimate.high)}")
+    )
     text = f"{quantity(estimate.value, measurement.unit)} [{spread}]"
     return Judgement(measurement.id, limit.text, _within(limit, estimate), text, limit.reason)
 
@@ -186,7 +183,11 @@ def _judge_baseline(rule: BaselineRule, baseline: Document, current: Document) -
         if not any(matches(glob, measurement.id) for measurement in baseline.measurements):
             raise PolicyError(f"[baseline]: `{printable(glob)}` matches nothing in {baseline.name}")
     comparison = compare(
-        baseline, current, fdr=rule.fdr, of=rule.of, largest_effect=rule.largest_effect,
+        baseline,
+        current,
+        fdr=rule.fdr,
+        of=rule.of,
+        largest_effect=rule.largest_effect,
         wanted=lambda id_: any(matches(glob, id_) for glob in rule.metrics),
     )
     judged = (_judge_difference(rule, difference) for difference in comparison.differences)
@@ -203,7 +204,7 @@ def _judge_statuses(document: Document, judged: set[str]) -> list[Judgement]:
 
 
 def gate(policy: Policy, document: Document, baseline: Document | None = None) -> GateResult:
-    """Raises PolicyError when the policy does not fit the document, EnvironmentRefusedError when the baseline does not."""
+    """PolicyError when the policy does not fit the document, EnvironmentRefusedError when the baseline does not."""
     if document.host.has_emulated_clock:
         text = "the clock of this host is emulated: its times mean nothing and no gate accepts them"
         return GateResult(document.name, policy.name, (Judgement("host", "clock", Outcome.REFUSED, text, ""),), ())
@@ -226,8 +227,10 @@ def gate(policy: Policy, document: Document, baseline: Document | None = None) -
         judgements += compared
     judgements += _judge_statuses(document, _named(judgements, ratios))
     if not judgements:
-        raise PolicyError(f"{policy.name} judges nothing in {document.name}"
-                          + ("" if policy.limits else "; a policy of only a [baseline] needs --baseline"))
+        raise PolicyError(
+            f"{policy.name} judges nothing in {document.name}"
+            + ("" if policy.limits else "; a policy of only a [baseline] needs --baseline")
+        )
     if document.run.interrupted:
         notes.append("the run was interrupted: what it finished is judged")
     return GateResult(document.name, policy.name, tuple(judgements), tuple(notes), comparison)

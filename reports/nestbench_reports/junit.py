@@ -21,7 +21,11 @@ def _clean(text: str) -> str:
 def _case(suite: ElementTree.Element, judgement: Judgement) -> None:
     scenario = judgement.id.partition("/")[0]
     case = ElementTree.SubElement(
-        suite, "testcase", classname=_clean(f"nestbench.{scenario}"), name=_clean(f"{judgement.id}: {judgement.rule}"), time="0"
+        suite,
+        "testcase",
+        classname=_clean(f"nestbench.{scenario}"),
+        name=_clean(f"{judgement.id}: {judgement.rule}"),
+        time="0",
     )
     text = f"{judgement.text}; {judgement.reason}" if judgement.reason else judgement.text
     if judgement.outcome in _SKIPPED:
@@ -51,4 +55,5 @@ def junit(result: GateResult) -> bytes:
     for judgement in result.judgements:
         _case(suite, judgement)
     ElementTree.indent(root)
-    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="utf-8") + b"\n"
+    body: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return body + b"\n"

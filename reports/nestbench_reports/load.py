@@ -1,4 +1,4 @@
-"""Files -> frozen dataclasses. Every file that is not what it must be ends in one DocumentError with one clear message."""
+"""Files -> frozen dataclasses. A file that is not what it must be ends in one DocumentError with a clear message."""
 
 from __future__ import annotations
 
@@ -12,18 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from nestbench_reports.errors import DocumentError, SetupError
-from nestbench_reports.model import (
-    OK,
-    Build,
-    Cache,
-    Capability,
-    Document,
-    Finding,
-    Host,
-    Measurement,
-    Round,
-    Run,
-)
+from nestbench_reports.model import OK, Build, Cache, Capability, Document, Finding, Host, Measurement, Round, Run
 from nestbench_reports.text import printable
 
 SCHEMA_PATH = Path(__file__).resolve().parent.parent / "schema" / "result.schema.json"
@@ -73,11 +62,18 @@ def _refuse_constant(word: str) -> float:
     raise ValueError(f"{word} is not a JSON number")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return value
+
+
 def _parse_json(text: str, name: str) -> Any:
     if not text.strip():
         raise DocumentError(f"{name} is empty: the run that should have written it did not finish")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise DocumentError(
             f"{name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; if the file was cut off,"
@@ -145,7 +141,9 @@ def _without_samples(raw: Any) -> Any:
     for measurement in raw["nestbench"]["measurements"]:
         if isinstance(measurement, dict) and isinstance(measurement.get("rounds"), list):
             rounds = [
-                {**entry, "samples": []} if isinstance(entry, dict) and isinstance(entry.get("samples"), list) else entry
+                {**entry, "samples": []}
+                if isinstance(entry, dict) and isinstance(entry.get("samples"), list)
+                else entry
                 for entry in measurement["rounds"]
             ]
             measurement = {**measurement, "rounds": rounds}
@@ -172,14 +170,16 @@ def _check_schema(raw: Any, name: str) -> None:
     except RecursionError as broken:
         raise DocumentError(f"{name} is nested too deeply to be a result document") from broken
     if error is not None:
-        raise DocumentError(f"{name} is not a valid result document: {_short(error.json_path)}: {_short(error.message)}")
+        raise DocumentError(
+            f"{name} is not a valid result document: {_short(error.json_path)}: {_short(error.message)}"
+        )
 
 
 def _build(kind: type[T], raw: Mapping[str, Any]) -> T:
     """A dataclass from an object that the schema has accepted: same keys, lists become tuples."""
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    for field in fields(kind):  # type: ignore[arg-type]
+    for field in fields(kind):
         value = raw[field.name]
         if is_dataclass(hints[field.name]):
             value = _build(hints[field.name], value)
@@ -189,7 +189,7 @@ def _build(kind: type[T], raw: Mapping[str, Any]) -> T:
     return kind(**values)
 
 
-_ROUND_INTEGERS = tuple(field.name for field in fields(Round) if field.type == "int")
+_ROUND_INTEGERS = tuple(name for name, kind in get_type_hints(Round).items() if kind is int)
 
 
 def _build_round(raw: Mapping[str, Any]) -> Round:
@@ -203,7 +203,8 @@ def _build_round(raw: Mapping[str, Any]) -> Round:
 def _build_measurement(raw: Mapping[str, Any]) -> Measurement:
     rounds = tuple(_build_round(entry) for entry in raw["rounds"])
     params = {key: int(value) if isinstance(value, float) else value for key, value in raw["params"].items()}
-    return Measurement(**{**raw, "rounds": rounds, "params": params})
+    values: dict[str, Any] = {**raw, "rounds": rounds, "params": params}
+    return Measurement(**values)
 
 
 def _build_caches(context: Mapping[str, Any]) -> tuple[Cache, ...]:
@@ -260,15 +261,22 @@ def _cross_check(document: Document) -> None:
             raise refuse(measurement, "the id occurs twice")
         seen.add(measurement.id)
         if (measurement.status == OK) != (measurement.reason.strip() == ""):
-            raise refuse(measurement, f"status `{measurement.status}` with reason {_short(measurement.reason)!r};"
-                                      " a reason is needed exactly when the status is not ok")
+            raise refuse(
+                measurement,
+                f"status `{measurement.status}` with reason {_short(measurement.reason)!r};"
+                " a reason is needed exactly when the status is not ok",
+            )
         if measurement.status == OK and not measurement.samples_by_round:
             raise refuse(measurement, "status `ok` without a single sample")
         processes = [(entry.round, entry.order) for entry in measurement.rounds]
         if len(set(processes)) != len(processes):
             raise refuse(measurement, "two processes have the same round and order")
-        if measurement.floor_id is not None and (measurement.floor_id not in ids or measurement.floor_id == measurement.id):
-            raise refuse(measurement, f"floor_id `{_short(measurement.floor_id)}` is no other measurement of this document")
+        if measurement.floor_id is not None and (
+            measurement.floor_id not in ids or measurement.floor_id == measurement.id
+        ):
+            raise refuse(
+                measurement, f"floor_id `{_short(measurement.floor_id)}` is no other measurement of this document"
+            )
         if measurement.image_sha256:
             other = digests.setdefault(measurement.key, measurement)
             if other.image_sha256 != measurement.image_sha256:

@@ -1,4 +1,4 @@
-"""Gate policies: TOML text -> frozen dataclasses. An unknown key, a wrong type or a missing key is a PolicyError. Pure."""
+"""Gate policies: TOML text -> frozen dataclasses. An unknown key or a wrong type is a PolicyError. Pure."""
 
 from __future__ import annotations
 
@@ -128,19 +128,23 @@ def _limit(values: Any, where: str) -> Limit:
     table = _Table(values, where)
     metric = table.text("metric")
     if metric is None:
-        raise table.error("`metric` is missing: a glob over ids such as \"overhead/cpu_*\"")
+        raise table.error('`metric` is missing: a glob over ids such as "overhead/cpu_*"')
     table = _Table(values, f"{where} ({printable(metric)[:80]})")
     table.text("metric")
     ratio, unit = table.word("ratio", RATIOS), table.text("unit")
     if (ratio is None) == (unit is None):
-        raise table.error("give either `ratio` (\"vm/bare\", \"vm/floor\") or `unit`, the unit of a limit on the median")
+        raise table.error('give either `ratio` ("vm/bare", "vm/floor") or `unit`, the unit of a limit on the median')
     minimum, maximum = table.number("min"), table.number("max")
     if minimum is None and maximum is None:
         raise table.error("give `min`, `max` or both")
     if minimum is not None and maximum is not None and minimum > maximum:
         raise table.error("`min` is above `max`")
     limit = Limit(
-        metric, ratio, unit, minimum, maximum,
+        metric,
+        ratio,
+        unit,
+        minimum,
+        maximum,
         required=table.flag("required", default=True),
         fail_when_inconclusive=table.word("on_inconclusive", ("fail", "pass")) != "pass",
         reason=table.text("reason") or "",

@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from nestbench_reports.errors import SetupError
+from nestbench_reports.figures import Chart
 from nestbench_reports.gate import GateResult
 from nestbench_reports.model import Document
 from nestbench_reports.view import Page, page
@@ -69,8 +70,8 @@ def _check_inlinable(script: str, path: Path) -> str:
     return normalized
 
 
-def chart_data(shown: Page) -> dict[str, object]:
-    return {figure.id: {**figure.chart, "title": figure.title} for section in shown.sections for figure in section.figures}
+def chart_data(shown: Page) -> dict[str, Chart]:
+    return {figure.id: figure.chart for section in shown.sections for figure in section.figures}
 
 
 def render(document: Document, judged: GateResult | str) -> bytes:
@@ -82,19 +83,26 @@ def render(document: Document, judged: GateResult | str) -> bytes:
     library_path, program_path = echarts_path(), _TEMPLATES / "report.js"
     library = _check_inlinable(_read(library_path), library_path)
     program = _check_inlinable(_read(program_path), program_path)
-    policy = "; ".join([
-        "default-src 'none'", f"script-src {_digest(library)} {_digest(program)}",
-        "style-src 'unsafe-inline'",  # charts set the style attribute of the elements that they make
-        "base-uri 'none'", "form-action 'none'",
-    ])
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {_digest(library)} {_digest(program)}",
+            "style-src 'unsafe-inline'",  # charts set the style attribute of the elements that they make
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     try:
         text = environment.get_template("report.html.j2").render(
-            page=shown, content_security_policy=policy, style=markupsafe.Markup(_read(_TEMPLATES / "report.css")),
-            library=markupsafe.Markup(library), program=markupsafe.Markup(program),
+            page=shown,
+            content_security_policy=policy,
+            style=markupsafe.Markup(_read(_TEMPLATES / "report.css")),
+            library=markupsafe.Markup(library),
+            program=markupsafe.Markup(program),
             data=markupsafe.Markup(script_json(chart_data(shown))),
         )
     except jinja2.TemplateNotFound as error:

@@ -3,7 +3,7 @@
 Location. The median over rounds of the median within each round: one slow round, or one slow sample, does not move it.
 
 Interval. Hierarchical bootstrap: rounds are drawn with replacement, then samples within each drawn round. The standard
-error of the log ratio over the resamples feeds a Student interval with (rounds - 1) degrees of freedom, and the error is
+error of the log ratio over the resamples feeds a Student interval with (rounds - 1) degrees of freedom; the error is
 scaled by sqrt(n / (n - 1)): a bootstrap over n clusters sees only that share of their spread (T. Hesterberg, "What
 Teachers Should Know About the Bootstrap", 2015, section "Confidence intervals"). A plain percentile interval of four
 rounds would hold the truth in 87 % of cases at best, because it cannot reach beyond the extreme rounds.
@@ -43,7 +43,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A median or a ratio with its interval. `low` and `high` are None when fewer than two rounds say nothing about spread."""
+    """A median or a ratio with its interval; `low` and `high` are None when there are too few rounds for one."""
 
     value: float
     low: float | None
@@ -165,8 +165,10 @@ def median(rounds: Sequence[FloatArray], seed: int = SEED) -> Estimate | None:
     return _estimate(math.log(value), error, len(rounds) - 1, len(rounds), _count(rounds))
 
 
-def paired_ratio(numerator: Sequence[FloatArray], denominator: Sequence[FloatArray], seed: int = SEED) -> Estimate | None:
-    """numerator / denominator, measured in the same rounds (the n-th entry of each is one round). None: not positive."""
+def paired_ratio(
+    numerator: Sequence[FloatArray], denominator: Sequence[FloatArray], seed: int = SEED
+) -> Estimate | None:
+    """numerator / denominator, the n-th entries of both from one round. None when a median is not positive."""
     if len(numerator) != len(denominator):
         raise ValueError("paired_ratio needs the same rounds on both sides")
     above, below = location(numerator), location(denominator)
@@ -200,7 +202,9 @@ def inverse(estimate: Estimate) -> Estimate:
     """1 / estimate."""
     low = None if estimate.high is None else 1 / estimate.high
     high = None if estimate.low is None else 1 / estimate.low
-    return Estimate(1 / estimate.value, low, high, estimate.log_error, estimate.freedom, estimate.rounds, estimate.samples)
+    return Estimate(
+        1 / estimate.value, low, high, estimate.log_error, estimate.freedom, estimate.rounds, estimate.samples
+    )
 
 
 def minimum_effect(null_ratios: Sequence[Estimate | None]) -> float | None:
@@ -217,7 +221,7 @@ def minimum_effect(null_ratios: Sequence[Estimate | None]) -> float | None:
 
 
 def p_value(ratio: Estimate, effect: float) -> float:
-    """Two-sided p of "the ratio is no further from 1 than `effect`"; 0.05 exactly when the 95 % interval touches that bound."""
+    """Two-sided p of "no further from 1 than `effect`"; 0.05 exactly when the 95 % interval touches that bound."""
     if ratio.log_error is None:
         return 1.0
     beyond = abs(math.log(ratio.value)) - math.log1p(effect)

@@ -60,8 +60,10 @@ def _table(console: Console, title: str, columns: Sequence[tuple[str, str]]) -> 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, (heading, justify) in enumerate(columns):
         table.add_column(
-            heading, justify="right" if justify == "right" else "left",
-            overflow="fold", no_wrap=index > 0 and justify == "right",
+            heading,
+            justify="right" if justify == "right" else "left",
+            overflow="fold",
+            no_wrap=index > 0 and justify == "right",
         )
     return table
 
@@ -79,17 +81,19 @@ def _bullets(console: Console, entries: Iterable[str]) -> None:
         console.print(Padding(_plain("- " + entry), (0, 0, 0, 2)))
 
 
-def _null(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else interval(estimate)
-
-
 def _interval_of(estimate: Estimate | None) -> str:
     return "-" if estimate is None else interval(estimate)
 
 
 def _ladder(console: Console, rows: Sequence[Metric]) -> None:
     narrow = console.width < NARROW
-    columns = [("workload", "left"), ("bare", "right"), ("vm", "right"), ("vm/bare", "right"), ("95 % interval", "right")]
+    columns = [
+        ("workload", "left"),
+        ("bare", "right"),
+        ("vm", "right"),
+        ("vm/bare", "right"),
+        ("95 % interval", "right"),
+    ]
     if not narrow:
         columns += [("A/A bare", "right"), ("A/A vm", "right")]
     columns.append(("reads as", "left"))
@@ -100,7 +104,10 @@ def _ladder(console: Console, rows: Sequence[Metric]) -> None:
         cells += [_plain(_median(side)) for side in (metric.denominator, metric.numerator)]
         cells += [_plain(ratio(metric.estimate.value), "bold"), _plain(_interval_of(metric.estimate))]
         if not narrow:
-            cells += [_plain(_null(metric.denominator_null), "dim"), _plain(_null(metric.numerator_null), "dim")]
+            cells += [
+                _plain(_interval_of(metric.denominator_null), "dim"),
+                _plain(_interval_of(metric.numerator_null), "dim"),
+            ]
         cells.append(_plain(COST_WORDS[metric.verdict], _VERDICT_STYLE[metric.verdict]))
         table.add_row(*cells)
     console.print(table)
@@ -114,7 +121,13 @@ def _median(measurement: Measurement) -> str:
 def _floors(console: Console, title: str, rows: Sequence[tuple[Measurement, Metric | None]]) -> None:
     """Costs of the VMM library beside the same loop in raw ioctls."""
     narrow = console.width < NARROW
-    columns = [("operation", "left"), ("vm", "right"), ("floor", "right"), ("vm/floor", "right"), ("95 % interval", "right")]
+    columns = [
+        ("operation", "left"),
+        ("vm", "right"),
+        ("floor", "right"),
+        ("vm/floor", "right"),
+        ("95 % interval", "right"),
+    ]
     if not narrow:
         columns.append(("A/A vm", "right"))
     table = _table(console, title, columns)
@@ -126,7 +139,7 @@ def _floors(console: Console, title: str, rows: Sequence[tuple[Measurement, Metr
             cells += [_plain(_median(metric.denominator)), _plain(ratio(metric.estimate.value))]
             cells.append(_plain(_interval_of(metric.estimate)))
         if not narrow:
-            cells.append(_plain(_null(metrics.null_ratio(measurement)), "dim"))
+            cells.append(_plain(_interval_of(metrics.null_ratio(measurement)), "dim"))
         table.add_row(*cells)
     console.print(table)
 
@@ -172,7 +185,10 @@ def print_summary(console: Console, document: Document, verdict: str, verdict_st
     overhead = [metric for metric in ratios if metric.ratio_name == "vm/bare" and metric.estimate is not None]
     if overhead:
         _ladder(console, overhead)
-    for scenario, title in (("exits", "Exits: cost of leaving the guest"), ("lifecycle", "Life cycle of a virtual machine")):
+    for scenario, title in (
+        ("exits", "Exits: cost of leaving the guest"),
+        ("lifecycle", "Life cycle of a virtual machine"),
+    ):
         rows = _floor_rows(document, ratios, scenario)
         if rows:
             _floors(console, title, rows)
@@ -211,9 +227,9 @@ def _difference_value(estimate: Estimate | None, unit: str) -> str:
     return ratio(estimate.value) if unit == "x" else quantity(estimate.value, unit)
 
 
-def _difference_note(entry: Difference) -> str:
-    rounds = f"; some {entry.required_rounds:,} rounds would settle it" if entry.required_rounds else ""
-    return entry.reason + rounds
+def _difference_verdict(entry: Difference) -> Text:
+    rounds = f" (~{entry.required_rounds:,} rounds)" if entry.required_rounds else ""
+    return _plain(entry.verdict.value + rounds, _VERDICT_STYLE[entry.verdict])
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -221,28 +237,40 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     _print(console, f"current  {comparison.current}", "dim")
     console.print()
     if comparison.environment:
-        table = _table(console, "The environments differ", [("what", "left"), ("baseline", "left"), ("current", "left")])
+        table = _table(
+            console, "The environments differ", [("what", "left"), ("baseline", "left"), ("current", "left")]
+        )
         for difference in comparison.environment:
             table.add_row(_plain(difference.what), _plain(difference.baseline), _plain(difference.current))
         console.print(table)
-    columns = [("metric", "left"), ("baseline", "right"), ("current", "right"), ("cost", "right"), ("95 % interval", "right"),
-               ("min. effect", "right"), ("verdict", "left")]
+    columns = [
+        ("metric", "left"),
+        ("baseline", "right"),
+        ("current", "right"),
+        ("cost", "right"),
+        ("95 % interval", "right"),
+        ("min. effect", "right"),
+        ("verdict", "left"),
+    ]
     table = _table(console, "Current against baseline (above 1: worse)", columns)
     for entry in comparison.differences:
         if entry.status == OK and entry.ratio is not None:
             effect = "-" if entry.effect is None else percent(entry.effect)
             table.add_row(
-                _plain(entry.id), _plain(_difference_value(entry.baseline, entry.unit)),
-                _plain(_difference_value(entry.current, entry.unit)), _plain(ratio(entry.ratio.value), "bold"),
-                _plain(_interval_of(entry.ratio)), _plain(effect),
-                _plain(entry.verdict.value, _VERDICT_STYLE[entry.verdict]),
+                _plain(entry.id),
+                _plain(_difference_value(entry.baseline, entry.unit)),
+                _plain(_difference_value(entry.current, entry.unit)),
+                _plain(ratio(entry.ratio.value), "bold"),
+                _plain(_interval_of(entry.ratio)),
+                _plain(effect),
+                _difference_verdict(entry),
             )
     console.print(table)
-    unsettled = sorted(comparison.with_verdict(Verdict.INCONCLUSIVE), key=_difference_note)
+    unsettled = sorted(comparison.with_verdict(Verdict.INCONCLUSIVE), key=lambda entry: entry.reason)
     if unsettled:
-        _print(console, "Inconclusive", "bold")
-        for note, group in groupby(unsettled, key=_difference_note):
-            _bullets(console, [f"{', '.join(entry.id for entry in group)}: {note}"])
+        _print(console, "Inconclusive, and why (in brackets above: the rounds that would settle it)", "bold")
+        for reason, group in groupby(unsettled, key=lambda entry: entry.reason):
+            _bullets(console, [f"{reason}: {', '.join(entry.id for entry in group)}"])
         console.print()
     if comparison.not_compared:
         _print(console, "Not compared", "bold")
@@ -258,7 +286,9 @@ def outcome_style(outcome: Outcome) -> str:
 
 def print_gate(console: Console, result: GateResult, verbose: bool) -> None:
     """One line for each limit, then every check that did not pass, then the verdict."""
-    table = _table(console, f"Gate {printable(result.policy)}", [("limit", "left"), ("checks", "right"), ("outcome", "left")])
+    table = _table(
+        console, f"Gate {printable(result.policy)}", [("limit", "left"), ("checks", "right"), ("outcome", "left")]
+    )
     groups: dict[str, list[Judgement]] = {}
     for judgement in result.judgements:
         groups.setdefault(judgement.rule, []).append(judgement)

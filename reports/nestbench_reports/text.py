@@ -11,7 +11,7 @@ _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal or a browser would act upon: control characters, bidi overrides, lone surrogates."""
+    """`text` without what a terminal or a browser acts upon: control characters, bidi overrides, lone surrogates."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_printable_character(character) for character in text)

@@ -1,4 +1,4 @@
-"""What the HTML page shows, as plain data: numbers for the charts, texts for their tables. Pure.
+"""What the HTML page shows, as plain data: verdict, headline numbers, sections, environment. Pure.
 
 Every string of the document passes `printable` here; escaping for HTML and JSON is render's.
 """
@@ -9,42 +9,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nestbench_reports import metrics
+from nestbench_reports.figures import (
+    Cells,
+    Section,
+    Table,
+    bandwidth_section,
+    floored_section,
+    latency_section,
+    make_table,
+    median_text,
+    null_section,
+    overhead_section,
+)
 from nestbench_reports.gate import GateResult, Outcome
-from nestbench_reports.metrics import BARE, FLOOR, Metric
+from nestbench_reports.metrics import Metric
 from nestbench_reports.model import OK, Document, Measurement
-from nestbench_reports.stats import SMALLEST_EFFECT, Estimate
-from nestbench_reports.summary import COST_WORDS, label
-from nestbench_reports.text import bytes_text, interval, number, parameter, percent, plural, printable, quantity, ratio, time_ns
-
-Chart = dict[str, object]
-Cells = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    columns: tuple[str, ...]
-    numeric: tuple[bool, ...]  # right-aligned, in figures of equal width
-    rows: tuple[Cells, ...]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart and its table twin."""
-
-    id: str
-    title: str
-    description: str  # what a screen reader says and a person reads under the title
-    chart: Chart
-    table: Table
-
-
-@dataclass(frozen=True)
-class Section:
-    id: str
-    title: str
-    lead: str
-    figures: tuple[Figure, ...]
+from nestbench_reports.summary import label
+from nestbench_reports.text import bytes_text, number, percent, plural, printable, ratio
 
 
 @dataclass(frozen=True)
@@ -79,292 +60,59 @@ class Page:
     details: tuple[Table, ...]
 
 
-def _table(title: str, columns: str, rows: Iterable[Sequence[str]]) -> Table:
-    """columns: names separated by `|`, those of numbers with a leading `#`."""
-    names = columns.split("|")
-    cells = tuple(tuple(printable(cell) for cell in row) for row in rows)
-    return Table(title, tuple(name.lstrip("#") for name in names), tuple(name.startswith("#") for name in names), cells)
-
-
-def _spread(estimate: Estimate | None) -> list[float | None]:
-    """value, low, high: what a chart draws."""
-    return [None, None, None] if estimate is None else [estimate.value, estimate.low, estimate.high]
-
-
-def _null_band(metric: Metric) -> list[float] | None:
-    """The A/A band: as far from 1 as identical runs are on this host, for this metric."""
-    return None if metric.effect is None else [1 / (1 + metric.effect), 1 + metric.effect]
-
-
-def _evidence(estimate: Estimate) -> str:
-    return f"{plural(estimate.rounds, 'round')}, {plural(estimate.samples, 'sample')}"
-
-
-def _percent_of(metric: Metric) -> str:
-    return "\N{PLUS-MINUS SIGN}" + percent(metric.effect) if metric.effect is not None else "not measured"
-
-
-def _null_text(estimate: Estimate | None) -> str:
-    return "not measured" if estimate is None else interval(estimate)
-
-
-def _median_text(measurement: Measurement) -> str:
-    estimate = metrics.absolute(measurement)
-    return "\N{EN DASH}" if estimate is None else quantity(estimate.value, measurement.unit)
-
-
-def _forest(identifier: str, title: str, description: str, rows: Sequence[Metric], below: str) -> Figure:
-    """Ratios with intervals, one row each, and the A/A band behind each."""
-    drawn = []
-    cells = []
-    for metric in rows:
-        assert metric.estimate is not None
-        drawn.append({
-            "label": printable(label(metric.numerator)), "spread": _spread(metric.estimate), "band": _null_band(metric),
-            "notes": [
-                ["cost", f"{ratio(metric.estimate.value)}\N{MULTIPLICATION SIGN}"],
-                ["95 % interval", interval(metric.estimate)],
-                ["A/A band", _percent_of(metric)],
-                [metric.denominator.substrate, _median_text(metric.denominator)],
-                [metric.numerator.substrate, _median_text(metric.numerator)],
-                ["evidence", _evidence(metric.estimate)],
-            ],
-            "verdict": metric.verdict.value,
-        })
-        cells.append((
-            label(metric.numerator), _median_text(metric.denominator), _median_text(metric.numerator),
-            ratio(metric.estimate.value), interval(metric.estimate), _null_text(metric.denominator_null),
-            _null_text(metric.numerator_null), _percent_of(metric), COST_WORDS[metric.verdict], str(metric.estimate.rounds),
-            str(metric.estimate.samples),
-        ))
-    columns = (f"workload|#{below}|#vm|#vm/{below}|#95 % interval|#A/A {below}|#A/A vm|#A/A band|reads as|#rounds|#samples")
-    chart: Chart = {"kind": "forest", "rows": drawn}
-    return Figure(identifier, title, description, chart, _table(title, columns, cells))
-
-
-_FAMILIES = (
-    ("cpu", "CPU", ("cpu_",), ()),
-    ("memory", "Memory, steady state", ("memory_",), ("memory_first_touch",)),
-    ("first-touch", "Memory, first touch", ("memory_first_touch",), ()),
-)
-
-
-def _family(workload: str) -> str:
-    for identifier, _, prefixes, but in _FAMILIES:
-        if workload.startswith(prefixes) and workload not in but:
-            return identifier
-    return "other"
-
-
-def _overhead(ratios: Sequence[Metric]) -> Section | None:
-    rows = [metric for metric in ratios if metric.ratio_name == "vm/bare" and metric.estimate is not None]
-    figures = []
-    for identifier, title in [*((family[0], family[1]) for family in _FAMILIES), ("other", "Other work")]:
-        members = [metric for metric in rows if _family(metric.numerator.workload) == identifier]
-        if members:
-            description = (
-                "Cost in a guest over cost on the host: the diamond is the ratio of medians, the line its 95 % interval,"
-                " the grey band how far two identical runs were apart (A/A). Right of 1: the guest pays."
-            )
-            figures.append(_forest(f"overhead-{identifier}", title, description, members, BARE))
-    lead = (
-        "The same program image, byte for byte, at the same address and privilege, once as a process of the host and once"
-        " in a guest, in alternation on one CPU. An interval that clears the grey band is a cost; one inside it is none."
-    )
-    return Section("overhead", "What a guest costs", lead, tuple(figures)) if figures else None
-
-
-def _costs(identifier: str, title: str, rows: Sequence[tuple[Measurement, Metric | None]]) -> Figure | None:
-    """Absolute times on a logarithmic axis, vm beside its floor."""
-    drawn = []
-    cells = []
-    for measurement, metric in rows:
-        estimate = metrics.absolute(measurement)
-        floor = metrics.absolute(metric.denominator) if metric is not None else None
-        if estimate is None or time_ns(1, measurement.unit) is None:
-            continue
-        operation = measurement.unit.partition("/")[2]
-        null = metrics.null_ratio(measurement)
-        notes = [["vm", quantity(estimate.value, measurement.unit)]]
-        if metric is not None and floor is not None:
-            notes.append(["floor", quantity(floor.value, measurement.unit)])
-            if metric.estimate is not None:
-                notes.append(["vm/floor", f"{ratio(metric.estimate.value)} ({interval(metric.estimate)})"])
-        notes += [["A/A of vm", _null_text(null)], ["evidence", _evidence(estimate)]]
-        drawn.append({
-            "label": printable(label(measurement)), "notes": [[name, printable(text)] for name, text in notes],
-            "points": [
-                {"substrate": "vm", "spread": [time_ns(v, measurement.unit) if v else None for v in _spread(estimate)]},
-                {"substrate": "floor", "spread": [time_ns(v, measurement.unit) if v else None for v in _spread(floor)]},
-            ],
-            # Where the other identical runs of the guest lay: the A/A interval about its median.
-            "band": [time_ns(estimate.value * bound, measurement.unit) if bound else None for bound in _spread(null)[1:]],
-            "text": printable(quantity(estimate.value, measurement.unit).removesuffix(f"/{operation}")),
-        })
-        cells.append((label(measurement), *(text for _, text in notes[:1]), _median_text(metric.denominator) if metric else "-",
-                      ratio(metric.estimate.value) if metric and metric.estimate else "-",
-                      interval(metric.estimate) if metric and metric.estimate else "-", _null_text(null),
-                      str(estimate.rounds), str(estimate.samples)))
-    if not drawn:
-        return None
-    description = "Median time on a logarithmic axis: in a guest of vmm-core, and the same loop in raw ioctls (floor)."
-    table = _table(title, "operation|#vm|#floor|#vm/floor|#95 % interval|#A/A vm|#rounds|#samples", cells)
-    return Figure(identifier, title, description, {"kind": "costs", "rows": drawn}, table)
-
-
-def _floored(document: Document, ratios: Sequence[Metric], scenario: str, title: str, lead: str) -> Section | None:
-    by_id = {metric.numerator.id: metric for metric in ratios if metric.ratio_name == "vm/floor"}
-    measured = [
-        (entry, by_id.get(entry.id)) for entry in document.measurements
-        if entry.scenario == scenario and entry.status == OK and entry.substrate not in (BARE, FLOOR)
-    ]
-    figures = [_costs(f"{scenario}-cost", "Time", measured)]
-    compared = [metric for _, metric in measured if metric is not None and metric.estimate is not None]
-    if compared:
-        description = "Time through vmm-core over time of the same loop in raw ioctls; the grey band is A/A."
-        figures.append(_forest(f"{scenario}-floor", "Against the floor", description, compared, FLOOR))
-    present = tuple(figure for figure in figures if figure is not None)
-    return Section(scenario, title, lead, present) if present else None
-
-
-def _variant(measurement: Measurement, without: str) -> str:
-    rest = [parameter(name, value) for name, value in sorted(measurement.params.items()) if name != without]
-    return ", ".join([measurement.substrate, *rest])
-
-
-def _curve(document: Document) -> Section | None:
-    """Load latency against working set."""
-    axis = "working_set_bytes"
-    lines: dict[str, list[tuple[int, Measurement, Estimate]]] = {}
-    for entry in document.measurements:
-        size, estimate = entry.params.get(axis), metrics.absolute(entry)
-        if entry.workload == "memory_chase" and isinstance(size, int) and size > 0 and estimate is not None:
-            lines.setdefault(_variant(entry, axis), []).append((size, entry, estimate))
-    if not lines:
-        return None
-    series = []
-    cells = []
-    for name, points in lines.items():
-        points.sort(key=lambda point: point[0])
-        series.append({
-            "name": name, "substrate": points[0][1].substrate,
-            "points": [[size, *_spread(estimate), _evidence(estimate)] for size, _, estimate in points],
-        })
-        cells += [(name, bytes_text(size), quantity(estimate.value, entry.unit), _range(estimate, entry.unit),
-                   str(estimate.rounds), str(estimate.samples)) for size, entry, estimate in points]
-    caches = [{"label": f"L{cache.level}", "bytes": cache.size_bytes, "text": bytes_text(cache.size_bytes)}
-              for cache in document.caches]
-    unit = printable(next(iter(lines.values()))[0][1].unit)
-    title = "Load latency by working set"
-    figure = Figure(
-        "latency", title, "Dependent loads through a random cycle, both axes logarithmic. Vertical lines: the host's caches.",
-        {"kind": "curve", "series": series, "caches": caches, "unit": unit},
-        _table(title, "substrate|#working set|#latency|#95 % interval|#rounds|#samples", cells),
-    )
-    lead = "Where the two lines part, the guest pays for address translation; where they run together, it does not."
-    return Section("latency-section", "Memory latency", lead, (figure,))
-
-
-def _range(estimate: Estimate, unit: str) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "no interval"
-    return f"{number(estimate.low)}\N{EN DASH}{number(estimate.high)} {unit}"
-
-
-def _bandwidth(document: Document) -> Section | None:
-    found = [
-        (entry, estimate) for entry in document.measurements
-        if entry.workload == "memory_bandwidth" and (estimate := metrics.absolute(entry)) is not None
-    ]
-    if not found:
-        return None
-    unit = found[0][0].unit
-    rows: dict[str, dict[str, tuple[Measurement, Estimate]]] = {}
-    for entry, estimate in found:
-        if entry.unit == unit:
-            name = ", ".join(str(value) if key == "operation" else parameter(key, value) for key, value in sorted(entry.params.items()))
-            rows.setdefault(printable(name or entry.workload), {})[entry.substrate] = entry, estimate
-    substrates = [name for name in (BARE, "vm") if any(name in row for row in rows.values())]
-    series = [
-        {"substrate": substrate, "spreads": [_spread(row[substrate][1] if substrate in row else None) for row in rows.values()],
-         "evidence": [_evidence(row[substrate][1]) if substrate in row else "" for row in rows.values()]}
-        for substrate in substrates
-    ]
-    cells = [
-        (name, substrate, quantity(estimate.value, unit), _range(estimate, unit), str(estimate.rounds), str(estimate.samples))
-        for name, row in rows.items() for substrate, (_, estimate) in row.items()
-    ]
-    title = "Bandwidth by operation"
-    figure = Figure(
-        "bandwidth", title, "Median rate with its 95 % interval; longer is better. `nt`: non-temporal stores, which bypass the caches.",
-        {"kind": "bars", "labels": list(rows), "series": series, "unit": printable(unit)},
-        _table(title, "operation|substrate|#rate|#95 % interval|#rounds|#samples", cells),
-    )
-    return Section("bandwidth-section", "Memory bandwidth", "Sequential streams over an arena far larger than the caches.", (figure,))
-
-
-def _null_section(document: Document) -> Section | None:
-    found = sorted(
-        ((entry, ratio_) for entry, ratio_ in metrics.null_ratios(document) if ratio_.low is not None), key=lambda pair: pair[1].value
-    )
-    if not found:
-        return None
-    held = sum(ratio_.contains(1.0) for _, ratio_ in found)
-    drawn = [{"label": printable(entry.id), "spread": _spread(ratio_), "holds": ratio_.contains(1.0),
-              "notes": [["second / first", ratio(ratio_.value)], ["95 % interval", interval(ratio_)], ["evidence", _evidence(ratio_)]]}
-             for entry, ratio_ in found]
-    cells = [(entry.id, ratio(ratio_.value), interval(ratio_), "yes" if ratio_.contains(1.0) else "no", str(ratio_.rounds))
-             for entry, ratio_ in found]
-    title = f"{held} of {len(found)} intervals hold 1"
-    lead = (
-        "Every round runs each substrate twice, in two fresh processes. The ratio of the two would be 1 without noise; a 95 %"
-        f" interval should hold 1 in 95 of 100 cases ({percent(held / len(found))} here). The reach of these intervals, at least"
-        f" {percent(SMALLEST_EFFECT)}, is the smallest difference that this page calls one."
-    )
-    figure = Figure("null", title, "Second process over first, one line for each measurement, in order of size.",
-                    {"kind": "null", "rows": drawn}, _table(title, "measurement|#second / first|#95 % interval|holds 1|#rounds", cells))
-    return Section("null-section", "How steady this host was (A/A)", lead, (figure,))
-
-
 def _tile_cpu(ratios: Sequence[Metric]) -> Tile | None:
     control = ("cpu_cpuid", "cpu_rdtsc")
     found = sorted(
-        ((metric.estimate.value, metric.numerator.workload) for metric in ratios
-         if metric.ratio_name == "vm/bare" and metric.estimate is not None
-         and metric.numerator.workload.startswith("cpu_") and metric.numerator.workload not in control)
+        (
+            (metric.estimate.value, metric.numerator.workload)
+            for metric in ratios
+            if metric.ratio_name == "vm/bare"
+            and metric.estimate is not None
+            and metric.numerator.workload.startswith("cpu_")
+            and metric.numerator.workload not in control
+        )
     )
     if not found:
         return None
     middle, worst = found[len(found) // 2], found[-1]
-    note = f"of bare metal, median of {plural(len(found), 'workload')}; most: {worst[1]} {ratio(worst[0])}\N{MULTIPLICATION SIGN}"
+    most = f"{worst[1]} {ratio(worst[0])}\N{MULTIPLICATION SIGN}"
+    note = f"of bare metal, median of {plural(len(found), 'workload')}; most: {most}"
     return Tile("CPU work in a guest", f"{ratio(middle[0])}\N{MULTIPLICATION SIGN}", note)
 
 
 def _tile_memory(ratios: Sequence[Metric]) -> Tile | None:
     sized = [
-        (size, metric) for metric in ratios
-        if metric.ratio_name == "vm/bare" and metric.estimate is not None and metric.numerator.workload == "memory_chase"
+        (size, metric)
+        for metric in ratios
+        if metric.ratio_name == "vm/bare"
+        and metric.estimate is not None
+        and metric.numerator.workload == "memory_chase"
         and isinstance(size := metric.numerator.params.get("working_set_bytes"), int)
     ]
     if not sized:
         return None
     size, metric = max(sized, key=lambda pair: pair[0])
     assert metric.estimate is not None
-    note = f"latency over {bytes_text(size)}: {_median_text(metric.numerator)}, bare {_median_text(metric.denominator)}"
+    note = f"latency over {bytes_text(size)}: {median_text(metric.numerator)}, bare {median_text(metric.denominator)}"
     return Tile("Memory latency", f"{ratio(metric.estimate.value)}\N{MULTIPLICATION SIGN}", note)
 
 
 def _tile_time(document: Document, ratios: Sequence[Metric], prefix: str, title: str) -> Tile | None:
-    found = [entry for entry in document.measurements
-             if entry.id.startswith(prefix) and entry.substrate == "vm" and metrics.absolute(entry) is not None]
+    found = [
+        entry
+        for entry in document.measurements
+        if entry.id.startswith(prefix) and entry.substrate == "vm" and metrics.absolute(entry) is not None
+    ]
     if not found:
         return None
     entry = found[-1]
-    floor = next((m for m in ratios if m.numerator is entry and m.ratio_name == "vm/floor" and m.estimate is not None), None)
+    floor = next(
+        (m for m in ratios if m.numerator is entry and m.ratio_name == "vm/floor" and m.estimate is not None), None
+    )
     note = label(entry)
     if floor is not None and floor.estimate is not None:
         note += f"; {ratio(floor.estimate.value)}\N{MULTIPLICATION SIGN} of raw ioctls"
-    return Tile(title, _median_text(entry).partition("/")[0], printable(note))
+    return Tile(title, median_text(entry).partition("/")[0], printable(note))
 
 
 def _tile_null(document: Document) -> Tile | None:
@@ -372,52 +120,94 @@ def _tile_null(document: Document) -> Tile | None:
     if not found:
         return None
     held = sum(ratio_.contains(1.0) for ratio_ in found)
-    return Tile("A/A intervals that hold 1", percent(held / len(found)), f"{held} of {len(found)} pairs of identical runs agree")
+    return Tile(
+        "A/A intervals that hold 1", percent(held / len(found)), f"{held} of {len(found)} pairs of identical runs agree"
+    )
 
 
 def _verdict(judged: GateResult | str) -> Verdict:
     if isinstance(judged, str):
         return Verdict("warn", "not judged", printable(judged), (), None)
     outcome = judged.outcome
-    kind = "pass" if outcome is Outcome.PASS else "warn" if outcome in (Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED) else "fail"
-    bad = [entry for entry in judged.judgements if entry.outcome not in (Outcome.PASS, Outcome.TOLERATED, Outcome.LACKING)]
+    kind = (
+        "pass"
+        if outcome is Outcome.PASS
+        else "warn"
+        if outcome in (Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED)
+        else "fail"
+    )
+    bad = [
+        entry for entry in judged.judgements if entry.outcome not in (Outcome.PASS, Outcome.TOLERATED, Outcome.LACKING)
+    ]
     failures = tuple(
-        printable(f"{entry.id}: {entry.text}" + (f" ({entry.rule})" if entry.rule not in ("status", "clock") else "")
-                  + (f": {entry.reason}" if entry.reason else ""))
+        printable(
+            f"{entry.id}: {entry.text}"
+            + (f" ({entry.rule})" if entry.rule not in ("status", "clock") else "")
+            + (f": {entry.reason}" if entry.reason else "")
+        )
         for entry in bad[:8]
     ) + ((f"and {len(bad) - 8} more, in the table of checks",) if len(bad) > 8 else ())
     order = list(Outcome)
     rows = sorted(judged.judgements, key=lambda entry: -order.index(entry.outcome))
-    table = _table("Checks of the policy", "check|limit|outcome|observed|why",
-                   ((entry.id, entry.rule, entry.outcome.value, entry.text, entry.reason) for entry in rows))
+    table = make_table(
+        "Checks of the policy",
+        "check|limit|outcome|observed|why",
+        ((entry.id, entry.rule, entry.outcome.value, entry.text, entry.reason) for entry in rows),
+    )
     sentence = judged.headline.partition(": ")[2]
     return Verdict(kind, outcome.value, printable(sentence), failures, table)
 
 
 def _environment(document: Document) -> tuple[tuple[str, str], ...]:
     host, build, run = document.host, document.build, document.run
-    kvm = f"{host.kvm.module or 'built in'}, API version {host.kvm.api_version}" if host.kvm.available else f"no: {host.kvm.reason}"
+    kvm = (
+        f"{host.kvm.module or 'built in'}, API version {host.kvm.api_version}"
+        if host.kvm.available
+        else f"no: {host.kvm.reason}"
+    )
     pairs = [
-        ("CPU", f"{host.cpu.model_name} ({host.cpu.vendor}, family {host.cpu.family}, model {host.cpu.model},"
-                f" stepping {host.cpu.stepping})"),
+        (
+            "CPU",
+            f"{host.cpu.model_name} ({host.cpu.vendor}, family {host.cpu.family}, model {host.cpu.model},"
+            f" stepping {host.cpu.stepping})",
+        ),
         ("Microcode", host.cpu.microcode or "not shown by the kernel"),
-        ("Topology", f"{plural(host.topology.cpus, 'CPU')}, {plural(host.topology.cores, 'core')},"
-                     f" {plural(host.topology.sockets, 'socket')}, {plural(host.topology.numa_nodes, 'NUMA node')}"),
+        (
+            "Topology",
+            f"{plural(host.topology.cpus, 'CPU')}, {plural(host.topology.cores, 'core')},"
+            f" {plural(host.topology.sockets, 'socket')}, {plural(host.topology.numa_nodes, 'NUMA node')}",
+        ),
         ("Memory", bytes_text(host.topology.memory_bytes)),
-        ("Caches", ", ".join(f"L{cache.level} {bytes_text(cache.size_bytes)}" for cache in document.caches) or "unknown"),
-        ("Level", f"{host.level.value}, {percent(host.level.confidence)} sure: {'; '.join(host.level.evidence) or 'no evidence'}"),
+        (
+            "Caches",
+            ", ".join(f"L{cache.level} {bytes_text(cache.size_bytes)}" for cache in document.caches) or "unknown",
+        ),
+        (
+            "Level",
+            f"{host.level.value}, {percent(host.level.confidence)} sure: "
+            + ("; ".join(host.level.evidence) or "no evidence"),
+        ),
         ("Hypervisor below", host.hypervisor_signature or "none seen"),
         ("Kernel", host.kernel),
         ("Kernel command line", host.cmdline or "(empty)"),
         ("KVM", kvm),
-        ("KVM parameters", ", ".join(f"{name}={value}" for name, value in sorted(host.kvm.parameters.items())) or "none"),
+        (
+            "KVM parameters",
+            ", ".join(f"{name}={value}" for name, value in sorted(host.kvm.parameters.items())) or "none",
+        ),
         ("Guest kernel mode (CPL0)", host.supervisor_execution),
         ("Guest user mode (CPL3)", host.user_execution),
         ("Clock", f"{host.clock_source}, {host.clock}; TSC {number(host.tsc_hz / 1e9, 5)} GHz"),
-        ("Huge pages", f"transparent: {host.huge_pages.thp or 'none'}; free 2 MiB: {host.huge_pages.hugetlb_2m_free:,},"
-                       f" 1 GiB: {host.huge_pages.hugetlb_1g_free:,}"),
-        ("Control groups", f"{host.cgroup.layout}; {', '.join(host.cgroup.controllers) or 'no controllers'};"
-                           f" {'writable' if host.cgroup.writable else 'not writable'}"),
+        (
+            "Huge pages",
+            f"transparent: {host.huge_pages.thp or 'none'}; free 2 MiB: {host.huge_pages.hugetlb_2m_free:,},"
+            f" 1 GiB: {host.huge_pages.hugetlb_1g_free:,}",
+        ),
+        (
+            "Control groups",
+            f"{host.cgroup.layout}; {', '.join(host.cgroup.controllers) or 'no controllers'};"
+            f" {'writable' if host.cgroup.writable else 'not writable'}",
+        ),
         ("nestbench", f"{build.version} ({build.commit}), {build.compiler}, {build.flags}, {build.type}"),
         ("Run", f"{run.id}: nestbench {' '.join(run.arguments)}; profile {run.profile}, seed {run.seed}"),
     ]
@@ -427,11 +217,18 @@ def _environment(document: Document) -> tuple[tuple[str, str], ...]:
 def _details(document: Document) -> tuple[Table, ...]:
     host = document.host
     tables = (
-        _table("Mitigations", "vulnerability|state", sorted(host.mitigations.items())),
-        _table("KVM capabilities", "capability|#value", ((name, str(value)) for name, value in sorted(host.kvm.capabilities.items()))),
-        _table("Payload images", "image|SHA-256", sorted(document.images.items())),
-        _table("Measurements", "measurement|status|#rounds|#processes|#samples|#voided|#steal ms|#run queue ms|#switches|#migrations",
-               (_measurement_row(entry) for entry in document.measurements)),
+        make_table("Mitigations", "vulnerability|state", sorted(host.mitigations.items())),
+        make_table(
+            "KVM capabilities",
+            "capability|#value",
+            ((name, str(value)) for name, value in sorted(host.kvm.capabilities.items())),
+        ),
+        make_table("Payload images", "image|SHA-256", sorted(document.images.items())),
+        make_table(
+            "Measurements",
+            "measurement|status|#rounds|#processes|#samples|#voided|#steal ms|#run queue ms|#switches|#migrations",
+            (_measurement_row(entry) for entry in document.measurements),
+        ),
     )
     return tuple(table for table in tables if table.rows)
 
@@ -442,9 +239,15 @@ def _measurement_row(entry: Measurement) -> Cells:
 
     rounds = entry.rounds
     return (
-        entry.id, entry.status, str(len(entry.samples_by_round)), str(len(rounds)), str(total(len(r.samples) for r in rounds)),
-        str(total(r.voided for r in rounds)), number(total(r.steal_ns for r in rounds) / 1e6),
-        number(total(r.run_queue_wait_ns for r in rounds) / 1e6), str(total(r.context_switches for r in rounds)),
+        entry.id,
+        entry.status,
+        str(len(entry.samples_by_round)),
+        str(len(rounds)),
+        str(total(len(r.samples) for r in rounds)),
+        str(total(r.voided for r in rounds)),
+        number(total(r.steal_ns for r in rounds) / 1e6),
+        number(total(r.run_queue_wait_ns for r in rounds) / 1e6),
+        str(total(r.context_switches for r in rounds)),
         str(total(r.migrations for r in rounds)),
     )
 
@@ -452,7 +255,9 @@ def _measurement_row(entry: Measurement) -> Cells:
 def _warnings(document: Document) -> tuple[str, ...]:
     warnings = []
     if document.host.has_emulated_clock:
-        warnings.append("The clock of this host is emulated. Every time on this page is meaningless; no gate accepts it.")
+        warnings.append(
+            "The clock of this host is emulated. Every time on this page is meaningless; no gate accepts it."
+        )
     if document.run.interrupted:
         warnings.append("The run was interrupted. The page shows what it had finished.")
     if document.run.recovered:
@@ -464,34 +269,64 @@ def page(document: Document, judged: GateResult | str) -> Page:
     """Everything that the page shows of a document."""
     ratios = metrics.metrics(document)
     host, run = document.host, document.run
-    exits_lead = ("One trip out of the guest and back, from user mode. RDTSC is the control: it must not leave the guest."
-                  " The floor is the same loop in raw ioctls, without vmm-core.")
-    lifecycle_lead = "Making, changing and ending a virtual machine; cold start is everything from nothing to the first exit."
+    exits_lead = (
+        "One trip out of the guest and back, from user mode. RDTSC is the control: it must not leave the guest."
+        " The floor is the same loop in raw ioctls, without vmm-core."
+    )
+    lifecycle_lead = (
+        "Making, changing and ending a virtual machine; cold start is everything from nothing to the first exit."
+    )
     sections = (
-        _overhead(ratios),
-        _floored(document, ratios, "exits", "What leaving the guest costs", exits_lead),
-        _floored(document, ratios, "lifecycle", "Life cycle and cold start", lifecycle_lead),
-        _curve(document), _bandwidth(document), _null_section(document),
+        overhead_section(ratios),
+        floored_section(document, ratios, "exits", "What leaving the guest costs", exits_lead),
+        floored_section(document, ratios, "lifecycle", "Life cycle and cold start", lifecycle_lead),
+        latency_section(document),
+        bandwidth_section(document),
+        null_section(document),
     )
     tiles = (
-        _tile_cpu(ratios), _tile_memory(ratios), _tile_time(document, ratios, "exits/doorbell_pio", "Exit by port I/O"),
-        _tile_time(document, ratios, "lifecycle/cold_start", "Cold start"), _tile_null(document),
+        _tile_cpu(ratios),
+        _tile_memory(ratios),
+        _tile_time(document, ratios, "exits/doorbell_pio", "Exit by port I/O"),
+        _tile_time(document, ratios, "lifecycle/cold_start", "Cold start"),
+        _tile_null(document),
     )
     bad = [entry for entry in document.measurements if entry.status != OK]
     blocked = [entry for entry in document.capability if not entry.runnable]
     return Page(
         title=printable(host.cpu.model_name or "unknown CPU"),
-        subtitle=printable(f"{plural(host.topology.cpus, 'CPU')}, {bytes_text(host.topology.memory_bytes)}, level {host.level.value},"
-                           f" {host.kvm.module if host.kvm.available else 'no KVM'}"),
-        meta=tuple(map(printable, (f"profile {run.profile}", run.started, f"{number(run.duration_s)} s", f"nestbench {document.build.version}"))),
+        subtitle=printable(
+            f"{plural(host.topology.cpus, 'CPU')}, {bytes_text(host.topology.memory_bytes)}, level {host.level.value},"
+            f" {host.kvm.module if host.kvm.available else 'no KVM'}"
+        ),
+        meta=tuple(
+            map(
+                printable,
+                (
+                    f"profile {run.profile}",
+                    run.started,
+                    f"{number(run.duration_s)} s",
+                    f"nestbench {document.build.version}",
+                ),
+            )
+        ),
         warnings=_warnings(document),
         verdict=_verdict(judged),
         tiles=tuple(tile for tile in tiles if tile is not None),
         sections=tuple(section for section in sections if section is not None),
         findings=tuple((f.severity, printable(f.text), printable(f.evidence)) for f in document.findings),
-        not_ok=_table("Measurements without a value", "measurement|status|reason", ((e.id, e.status, e.reason) for e in bad)) if bad else None,
-        blocked=_table("What cannot run here", "workload|why|what would change it",
-                       ((f"{e.scenario}/{e.workload}", e.reason, e.remedy or "nothing known") for e in blocked)) if blocked else None,
+        not_ok=make_table(
+            "Measurements without a value", "measurement|status|reason", ((e.id, e.status, e.reason) for e in bad)
+        )
+        if bad
+        else None,
+        blocked=make_table(
+            "What cannot run here",
+            "workload|why|what would change it",
+            ((f"{e.scenario}/{e.workload}", e.reason, e.remedy or "nothing known") for e in blocked),
+        )
+        if blocked
+        else None,
         environment=_environment(document),
         details=_details(document),
     )

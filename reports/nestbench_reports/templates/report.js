@@ -5,7 +5,7 @@
   const figures = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const charts = [];
-  const NARROW = 560;  // px of a chart: below it, row labels stand above their rows
+  const NARROW = 420;  // px of a chart: below it, row labels stand above their rows
 
   // ---- colours and text ----
 
@@ -42,7 +42,8 @@
   });
 
   const digits = (value, count = 3) => Number(value.toPrecision(count)).toLocaleString("en-US", { maximumSignificantDigits: count });
-  const time = (ns) => ns >= 1e9 ? `${digits(ns / 1e9)} s` : ns >= 1e6 ? `${digits(ns / 1e6)} ms` : ns >= 1e3 ? `${digits(ns / 1e3)} µs` : `${digits(ns)} ns`;
+  const time = (exact) => timeText(exact * (1 + 1e-9));  // exp(log(1000)) is a little less than 1000
+  const timeText = (ns) => ns >= 1e9 ? `${digits(ns / 1e9)} s` : ns >= 1e6 ? `${digits(ns / 1e6)} ms` : ns >= 1e3 ? `${digits(ns / 1e3)} µs` : `${digits(ns)} ns`;
   const bytes = (count) => {
     const step = Math.min(4, Math.floor(Math.log2(count) / 10));
     return `${digits(count / 2 ** (10 * step))} ${["B", "KiB", "MiB", "GiB", "TiB"][step]}`;
@@ -82,13 +83,14 @@
     axisTick: { show: true, customValues: ticks.map(Math.log), lineStyle: { color: t.line } },
     axisLabel: { customValues: ticks.map(Math.log), formatter: (value) => format(Math.exp(value)), color: t.soft, fontSize: 12, hideOverlap: true },
   });
-  const gridLines = (t, ticks, axis, emphasised) => ({
-    silent: true, symbol: "none", animation: false, label: { show: false },
+  // A series of its own, so that its layer can be chosen: above the A/A bands, below the marks.
+  const gridLines = (t, ticks, axis, emphasised) => ({ type: "line", data: [], silent: true, z: 2, markLine: {
+    silent: true, z: 2, symbol: "none", animation: false, label: { show: false }, precision: 12,
     data: ticks.map((tick) => ({
       [axis]: Math.log(tick),
       lineStyle: tick === emphasised ? { color: t.faint, width: 1.25, type: "solid" } : { color: t.grid, width: 1, type: "solid" },
     })),
-  });
+  } });
 
   // ---- marks ----
 
@@ -104,11 +106,17 @@
     return { type: "circle", shape: { cx: x, cy: y, r: size - 0.5 }, style: { fill: hollow ? t.card : fill, stroke: hollow ? fill : t.card, lineWidth: hollow ? 2 : 1 } };
   };
 
+  const pen = document.createElement("canvas").getContext("2d");
+  const textWidth = (text, size) => {
+    pen.font = `${size}px ${colour("sans")}`;
+    return pen.measureText(text).width;
+  };
+
   // Rows with their labels: beside the plot where there is room, above each row where there is not.
   const rowLayout = (t, rows, width) => {
     const narrow = width < NARROW;
-    const longest = Math.max(...rows.map((row) => row.label.length));
-    const left = narrow ? 8 : Math.min(Math.ceil(longest * 6.7) + 16, Math.floor(width * 0.42));
+    const longest = Math.max(...rows.map((row) => textWidth(row.label, 12.5)));
+    const left = narrow ? 8 : Math.min(Math.ceil(longest) + 22, Math.floor(width * 0.45));
     const height = narrow ? 40 : 26;
     return {
       height: rows.length * height + 64, shift: narrow ? 9 : 0,
@@ -124,41 +132,53 @@
       },
     };
   };
+  // The whole row answers the pointer, not only its marks.
+  const hitArea = (params, y) => ({
+    type: "rect", shape: { x: params.coordSys.x, y: y - 13, width: params.coordSys.width, height: 26 }, style: { fill: "transparent" },
+  });
   const finite = (values) => values.filter((value) => Number.isFinite(value) && value > 0);
 
   // ---- chart kinds ----
 
-  const forest = (figure, t, width, nullName) => {
+  const forest = (figure, t, width) => {
     const rows = figure.rows;
     const all = finite(rows.flatMap((row) => [...row.spread, ...(row.band ?? [])]));
     const pad = Math.max((Math.max(...all, 1) / Math.min(...all, 1)) ** 0.06, 1.004);
     const [low, high] = [Math.min(...all, 1) / pad, Math.max(...all, 1) * pad];
-    const ticks = ratioTicks(low, high, Math.max(3, Math.floor(width / 110)));
+    const ticks = ratioTicks(low, high, Math.max(4, Math.floor(width / 90)));
     const layout = rowLayout(t, rows, width);
-    const draw = (params, api) => {
-      const row = rows[params.dataIndex];
-      const y = api.coord([0, params.dataIndex])[1] + layout.shift;
-      const x = (value) => api.coord([Math.log(value), 0])[0];
+    const place = (params, api) => ({
+      row: rows[params.dataIndex], y: api.coord([0, params.dataIndex])[1] + layout.shift, x: (value) => api.coord([Math.log(value), 0])[0],
+    });
+    const drawBand = (params, api) => {
+      const { row, y, x } = place(params, api);
+      if (!row.band) return null;
+      const half = layout.shift ? 7 : 9;
+      const [from, to] = row.band.map(x);
+      return { type: "rect", shape: { x: from, y: y - half, width: to - from, height: 2 * half, r: 2 }, style: { fill: t.band } };
+    };
+    const drawMarks = (params, api) => {
+      const { row, y, x } = place(params, api);
       const [value, from, to] = row.spread;
-      const [area, half] = [params.coordSys, layout.shift ? 7 : 9];
-      const children = [{ type: "rect", shape: { x: area.x, y: y - 13, width: area.width, height: 26 }, style: { fill: "transparent" } }];
-      if (row.band) {
-        children.push({ type: "rect", shape: { x: x(row.band[0]), y: y - half, width: x(row.band[1]) - x(row.band[0]), height: 2 * half, r: 2 }, style: { fill: t.band } });
-      }
-      const settled = row.verdict !== "inconclusive";
+      const children = [hitArea(params, y)];
       if (from !== null && to !== null) children.push(...whisker(x(from), x(to), y, t.vm));
       const point = mark("diamond", x(value), y, t, t.vm);
-      if (!settled) Object.assign(point.style, { fill: t.card, stroke: t.vm, lineWidth: 2 });
+      if (row.verdict === "inconclusive") Object.assign(point.style, { fill: t.card, stroke: t.vm, lineWidth: 2 });
       children.push(point);
       return { type: "group", children };
     };
+    const data = rows.map((row, index) => [Math.log(row.spread[0]), index]);
     return {
       height: layout.height,
       option: {
         ...base(t), grid: layout.grid, yAxis: layout.yAxis,
         xAxis: logAxis(t, low, high, ticks, ratioText, "cost ratio (1 = the same; hollow: not settled)"),
         tooltip: tooltip(t, (params) => tip(rows[params.dataIndex].label, rows[params.dataIndex].notes)),
-        series: [{ type: "custom", renderItem: draw, data: rows.map((row, index) => [Math.log(row.spread[0]), index]), clip: false, markLine: gridLines(t, [...new Set([...ticks, 1])], "xAxis", 1) }],
+        series: [
+          { type: "custom", renderItem: drawBand, data, silent: true, z: 1 },
+          gridLines(t, [...new Set([...ticks, 1])], "xAxis", 1),
+          { type: "custom", renderItem: drawMarks, data, clip: false, z: 3 },
+        ],
       },
     };
   };
@@ -172,10 +192,10 @@
     const all = finite(rows.flatMap((row) => row.points.flatMap((point) => point.spread)));
     const [low, high] = [Math.min(...all) / 1.6, Math.max(...all) * 2.4];
     let ticks = decades(low, high, [1]);
-    if (ticks.length > Math.max(3, width / 90)) ticks = ticks.filter((_, index) => index % 2 === 0);
+    if (ticks.length > Math.max(4, width / 70)) ticks = ticks.filter((_, index) => index % 2 === 0);
     if (ticks.length < 3) ticks = decades(low, high, [1, 2, 5]);
     const layout = rowLayout(t, rows, width);
-    layout.grid.top = 34;
+    Object.assign(layout.grid, { top: 34, right: 68 });  // room for the last value's text
     const substrates = ["vm", "floor"].filter((name) => rows.some((row) => row.points.some((point) => point.substrate === name && point.spread[0] !== null)));
     const draw = (params, api) => {
       const row = rows[params.dataIndex];
@@ -183,7 +203,7 @@
       const x = (value) => api.coord([Math.log(value), 0])[0];
       const area = params.coordSys;
       const children = [
-        { type: "rect", shape: { x: area.x, y: y - 13, width: area.width, height: 26 }, style: { fill: "transparent" } },
+        hitArea(params, y),
         line(area.x, y, area.x + area.width, y, t.grid, 1),
       ];
       if (row.band[0] !== null) {
@@ -208,10 +228,11 @@
       option: {
         ...base(t), grid: layout.grid, yAxis: layout.yAxis,
         xAxis: logAxis(t, low, high, ticks, time, "median time, logarithmic"),
-        legend: legend(t, substrates.map((name) => ({ name, icon: SUBSTRATES[name] === "emptyCircle" ? "circle" : SUBSTRATES[name] }))),
+        legend: legend(t, substrates.map((name) => ({ name, icon: SUBSTRATES[name].replace("emptyCircle", "circle") }))),
         tooltip: tooltip(t, (params) => tip(rows[params.dataIndex].label, rows[params.dataIndex].notes)),
         series: [
-          { type: "custom", renderItem: draw, data: rows.map((row, index) => [Math.log(row.points[0].spread[0] ?? 1), index]), clip: false, markLine: gridLines(t, ticks, "xAxis") },
+          gridLines(t, ticks, "xAxis"),
+          { type: "custom", renderItem: draw, data: rows.map((row, index) => [Math.log(row.points[0].spread[0] ?? 1), index]), clip: false, z: 3 },
           ...substrates.map((name) => ({ type: "custom", name, renderItem: () => null, data: [], itemStyle: { color: paint(t, name) }, color: paint(t, name) })),
         ],
       },
@@ -234,7 +255,7 @@
     const series = figure.series.map((entry) => {
       seen[entry.substrate] = (seen[entry.substrate] ?? -1) + 1;
       return {
-        type: "line", name: entry.name, symbol: entry.substrate === "vm" ? "diamond" : "circle", symbolSize: entry.substrate === "vm" ? 9 : 7,
+        type: "line", name: entry.name, symbol: entry.substrate === "vm" ? "diamond" : "circle", symbolSize: entry.substrate === "vm" ? 8 : 10,
         color: paint(t, entry.substrate), itemStyle: { color: paint(t, entry.substrate) },
         lineStyle: { width: 2, color: paint(t, entry.substrate), type: dashes[seen[entry.substrate] % 3] },
         data: entry.points.map((point) => [Math.log(point[0]), Math.log(point[1]), ...point]), emphasis: { disabled: true },
@@ -242,7 +263,7 @@
     });
     if (series.length) {
       series[0].markLine = {
-        silent: true, symbol: "none", animation: false,
+        silent: true, symbol: "none", animation: false, precision: 12,
         data: [
           ...yTicks.map((tick) => ({ yAxis: Math.log(tick), lineStyle: { color: t.grid, type: "solid", width: 1 }, label: { show: false } })),
           ...marks.map((cache) => ({
@@ -340,11 +361,14 @@
     return {
       height: 260,
       option: {
-        ...base(t), grid: { left: 64, right: 12, top: 12, bottom: 36, outerBoundsMode: "none" },
+        ...base(t), grid: { left: 64, right: 12, top: 12, bottom: 28, outerBoundsMode: "none" },
         xAxis: { type: "value", min: -1, max: rows.length, show: true, axisLabel: { show: false }, axisTick: { show: false }, splitLine: { show: false }, axisLine: { show: false }, name: "measurements, sorted (red diamonds do not hold 1)", nameLocation: "middle", nameGap: 14, nameTextStyle: { color: t.faint, fontSize: 12 } },
         yAxis: { ...logAxis(t, low, high, ticks, ratioText, width < NARROW ? "" : "second / first"), nameGap: 46, axisLine: { show: false }, axisTick: { show: false } },
         tooltip: tooltip(t, (params) => tip(rows[params.dataIndex].label, rows[params.dataIndex].notes)),
-        series: [{ type: "custom", renderItem: draw, data: rows.map((row, index) => [index, Math.log(row.spread[0])]), clip: false, markLine: gridLines(t, [...new Set([...ticks, 1])], "yAxis", 1) }],
+        series: [
+          gridLines(t, [...new Set([...ticks, 1])], "yAxis", 1),
+          { type: "custom", renderItem: draw, data: rows.map((row, index) => [index, Math.log(row.spread[0])]), clip: false, z: 3 },
+        ],
       },
     };
   };
