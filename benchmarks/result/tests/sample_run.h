@@ -112,7 +112,7 @@ inline Round SampleRound(std::uint32_t round, std::uint32_t order, Arm arm) {
 inline Result<Journal> WriteSampleRun(const std::filesystem::path& folder, bool with_end) {
   auto journal = Journal::Create(folder, SampleHeader());
   if (!journal) return journal;
-  const auto add = [&journal](const Result<>& added) { EXPECT_TRUE(added) << added.error().ToString(); };
+  const auto add = [](const Result<>& added) { EXPECT_TRUE(added) << added.error().ToString(); };
   add(journal->AddImage("memory_pointer_chase", kDigest));
   const Measurement bare = SampleMeasurement("bare");
   const Measurement vm = SampleMeasurement("vm");
