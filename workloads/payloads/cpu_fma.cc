@@ -30,33 +30,35 @@ std::uint64_t Start(const Args& args, std::uint64_t lane) { return Mix(args.seed
 std::uint64_t FactorA(const Args& args) { return 1 + Mix(args.seed ^ 0xA) % (kMaxFactor - 1); }
 std::uint64_t FactorB(const Args& args) { return 1 + Mix(args.seed ^ 0xB) % (kMaxFactor - 1); }
 
-// Twelve registers R0..R11 (R is "ymm" or "zmm") are loaded, go `left` times through acc += a * b, and are stored.
-#define NESTBENCH_LOAD(R, n, offset) "vmovapd " #offset "(%[lanes]), %%" R #n "\n"
-#define NESTBENCH_STORE(R, n, offset) "vmovapd %%" R #n ", " #offset "(%[lanes])\n"
-#define NESTBENCH_FMA(R, n) "vfmadd231pd %%" R "12, %%" R "13, %%" R #n "\n"
-#define NESTBENCH_ALL_FMA(R)                                                                               \
-  NESTBENCH_FMA(R, 0)                                                                                      \
-  NESTBENCH_FMA(R, 1) NESTBENCH_FMA(R, 2) NESTBENCH_FMA(R, 3) NESTBENCH_FMA(R, 4) NESTBENCH_FMA(R, 5)      \
-      NESTBENCH_FMA(R, 6) NESTBENCH_FMA(R, 7) NESTBENCH_FMA(R, 8) NESTBENCH_FMA(R, 9) NESTBENCH_FMA(R, 10) \
-          NESTBENCH_FMA(R, 11)
-#define NESTBENCH_KERNEL(R, MOVE) \
-  asm volatile(MOVE(R, 0, 0x000) MOVE(R, 1, 0x040) MOVE(R, 2, 0x080) MOVE(R, 3, 0x0C0) MOVE(R, 4, 0x100)    \
-                   MOVE(R, 5, 0x140) MOVE(R, 6, 0x180) MOVE(R, 7, 0x1C0) MOVE(R, 8, 0x200) MOVE(R, 9, 0x240) \
-                       MOVE(R, 10, 0x280) MOVE(R, 11, 0x2C0) "vmovapd (%[a]), %%" R "12\n"                  \
-               "vmovapd (%[b]), %%" R "13\n"                                                                \
-               ".p2align 6\n"                                                                               \
-               "1:\n" NESTBENCH_ALL_FMA(R)                                                                  \
-               "dec %[left]\n"                                                                              \
-               "jnz 1b\n"                                                                                   \
-               NESTBENCH_STORE(R, 0, 0x000) NESTBENCH_STORE(R, 1, 0x040) NESTBENCH_STORE(R, 2, 0x080)       \
-               NESTBENCH_STORE(R, 3, 0x0C0) NESTBENCH_STORE(R, 4, 0x100) NESTBENCH_STORE(R, 5, 0x140)       \
-               NESTBENCH_STORE(R, 6, 0x180) NESTBENCH_STORE(R, 7, 0x1C0) NESTBENCH_STORE(R, 8, 0x200)       \
-               NESTBENCH_STORE(R, 9, 0x240) NESTBENCH_STORE(R, 10, 0x280) NESTBENCH_STORE(R, 11, 0x2C0)     \
-               "vzeroupper\n"                                                                               \
-               : [left] "+r"(left)                                                                          \
-               : [lanes] "r"(g_state.lanes), [a] "r"(g_state.a), [b] "r"(g_state.b)                         \
-               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",   \
-                 "xmm11", "xmm12", "xmm13", "cc", "memory")
+// Twelve registers 0 to 11 of the kind R ("ymm" or "zmm") are loaded, go `left` times through acc += a * b, and are
+// stored.
+#define NESTBENCH_KERNEL(R)                                                                                        \
+  asm volatile(                                                                                                    \
+      ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\n"                                                             \
+      "vmovapd 64*\\i(%[lanes]), %%" R                                                                             \
+      "\\i\n"                                                                                                      \
+      ".endr\n"                                                                                                    \
+      "vmovapd (%[a]), %%" R                                                                                       \
+      "12\n"                                                                                                       \
+      "vmovapd (%[b]), %%" R                                                                                       \
+      "13\n"                                                                                                       \
+      ".p2align 6\n"                                                                                               \
+      "1:\n"                                                                                                       \
+      ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\n"                                                             \
+      "vfmadd231pd %%" R "12, %%" R "13, %%" R                                                                     \
+      "\\i\n"                                                                                                      \
+      ".endr\n"                                                                                                    \
+      "dec %[left]\n"                                                                                              \
+      "jnz 1b\n"                                                                                                   \
+      ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\n"                                                             \
+      "vmovapd %%" R                                                                                               \
+      "\\i, 64*\\i(%[lanes])\n"                                                                                    \
+      ".endr\n"                                                                                                    \
+      "vzeroupper\n"                                                                                               \
+      : [left] "+r"(left)                                                                                          \
+      : [lanes] "r"(g_state.lanes), [a] "r"(g_state.a), [b] "r"(g_state.b)                                         \
+      : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
+        "xmm13", "cc", "memory")
 
 }  // namespace
 
@@ -79,11 +81,11 @@ void Run(const Args& args, Result& result) {
   std::uint64_t left = args.iterations;
   if (args.operation == 0) {
     result.Begin();
-    NESTBENCH_KERNEL("ymm", NESTBENCH_LOAD);
+    NESTBENCH_KERNEL("ymm");
     result.End();
   } else {
     result.Begin();
-    NESTBENCH_KERNEL("zmm", NESTBENCH_LOAD);
+    NESTBENCH_KERNEL("zmm");
     result.End();
   }
   result.SetOperations(args.iterations * kAccumulators * Lanes(args) * 2);
