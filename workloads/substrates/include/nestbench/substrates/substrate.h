@@ -65,6 +65,11 @@ Result<std::unique_ptr<Substrate>> CreateBare(const SubstrateOptions& options);
 // A guest of our VMM. kSystem or kUnsupported when /dev/kvm cannot be used.
 Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options);
 
+// The doorbell that works for CPL3 on this host, found by ringing it: the port where it does, else the MMIO page. Not
+// every KVM lets user code reach a port. `image` is any payload image. kUnsupported, with both causes, when neither
+// rings within `limit`; kSystem when there is no usable /dev/kvm.
+Result<abi::Doorbell> ChooseDoorbell(std::span<const std::byte> image, std::chrono::nanoseconds limit);
+
 // CLOCK_MONOTONIC_RAW in ns: not slewed by NTP, so that it and the TSC differ by a constant factor.
 std::uint64_t MonotonicRawNs();
 

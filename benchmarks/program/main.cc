@@ -1,0 +1,174 @@
+// nestbench: the command line.
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "exit_codes.h"
+#include "nestbench/probe/probe.h"
+#include "nestbench/result/recover.h"
+#include "nestbench/scenarios/profile.h"
+#include "python.h"
+#include "run_command.h"
+#include "version.h"
+
+namespace nestbench::program {
+namespace {
+
+struct PythonCommand {
+  const char* name;
+  const char* summary;
+};
+
+// Commands of the report package: everything behind the name is passed on as it is, --help included.
+constexpr std::array kPythonCommands = {
+    PythonCommand{"report", "write the HTML page of a result document"},
+    PythonCommand{"summary", "print the tables of a result document"},
+    PythonCommand{"compare", "compare two result documents: regression, improvement, equivalent, inconclusive"},
+    PythonCommand{"gate", "judge a result document by a policy; JUnit; exit code"},
+    PythonCommand{"validate", "check a result document against its schema"},
+};
+
+constexpr const char* kExitCodes =
+    "Exit codes: 0 pass; 1 regression, failed limit or test; 2 usage; 3 inconclusive; 4 these times cannot be judged;\n"
+    "5 unsupported here (what can run has run); 6 something broke (disk full, a crashed child); 128+n ended by signal "
+    "n.";
+
+std::string Footer(const std::string& examples) { return "\nExamples:\n" + examples + "\n" + kExitCodes; }
+
+int ProbeCommand(bool as_json) {
+  const probe::HostReport report = probe::Probe();
+  if (as_json) {
+    fmt::print("{}\n", probe::ToProbeJson(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  } else {
+    fmt::print("{}", probe::ToText(report, ::isatty(STDOUT_FILENO) == 1));
+  }
+  return kExitPass;
+}
+
+int RecoverCommand(const std::string& folder, bool replace) {
+  auto recovered = result::Recover(folder, replace);
+  if (!recovered) {
+    spdlog::error("{}", recovered.error().ToString());
+    return recovered.error().kind == vmm::ErrorKind::kSystem && recovered.error().error_number == ENOSPC ? kExitBroke
+                                                                                                         : kExitUsage;
+  }
+  if (!recovered->dropped.empty()) spdlog::warn("the last line of the journal was dropped: {}", recovered->dropped);
+  fmt::print("{}: {} records\n", recovered->path.string(), recovered->records);
+  return kExitPass;
+}
+
+void AddRunOptions(CLI::App& command, RunRequest& request) {
+  command.add_option("--filter", request.filter, "regular expression (ECMAScript) searched in the measurement ids");
+  command.add_option("--rounds", request.rounds, "rounds instead of the profile's own number");
+  command.add_option("--seed", request.seed, "of the order and of all random data; drawn and recorded when not given");
+  command.add_option("--out", request.out,
+                     "folder of the result (new or empty of results); default: results/<time>-<id>");
+  command.add_flag("--json-only", request.json_only, "only the result document; its path on standard output");
+}
+
+int Main(int argc, char** argv) {
+  spdlog::set_default_logger(spdlog::stderr_color_mt("nestbench"));
+  spdlog::set_pattern("nestbench: %^%v%$");
+
+  // Before CLI11, which would take the options of these commands for its own.
+  if (argc >= 2) {
+    const std::string command = argv[1];
+    const auto named = [&command](const PythonCommand& python) { return command == python.name; };
+    if (std::ranges::any_of(kPythonCommands, named)) {
+      auto installation = scenarios::Installation::Find();
+      if (!installation) {
+        spdlog::error("{}", installation.error().ToString());
+        return kExitBroke;
+      }
+      return BecomePython(*installation, {argv + 1, argv + argc});
+    }
+  }
+
+  CLI::App app("nestbench: what a virtual machine costs on this host, measured.", "nestbench");
+  app.set_version_flag("--version", VersionText());
+  app.require_subcommand(1);
+  app.footer(
+      Footer("  nestbench quick                         everything in a minute, with report and verdict\n"
+             "  nestbench probe                         what this host is and what can run on it\n"
+             "  nestbench run overhead --profile standard --out DIR\n"
+             "  nestbench compare before.json after.json\n"));
+
+  RunRequest request;
+  request.arguments.assign(argv, argv + argc);
+
+  auto* quick = app.add_subcommand("quick", "measure the quick profile, write the report, print the verdict");
+  quick->footer(Footer("  nestbench quick\n  nestbench quick --out my-run\n"));
+  AddRunOptions(*quick, request);
+
+  std::string scenario = "all";
+  auto* run = app.add_subcommand("run", "measure scenarios and write the result document and the report");
+  run->add_option("scenario", scenario, "overhead, exits or all")->check(CLI::IsMember({"overhead", "exits", "all"}));
+  run->add_option("--profile", request.profile, "quick (a minute), standard (ten minutes) or full");
+  run->footer(
+      Footer("  nestbench run overhead --profile standard\n"
+             "  nestbench run all --filter 'cpu_' --rounds 10 --seed 1 --out DIR\n"
+             "  nestbench run exits --json-only\n"));
+  AddRunOptions(*run, request);
+
+  bool ids_only = false;
+  std::string list_profile = "full";
+  auto* list = app.add_subcommand("list", "list what can be measured: ids, units, what each is");
+  list->add_option("--profile", list_profile, "only what this profile includes: quick, standard or full");
+  list->add_option("--filter", request.filter, "regular expression searched in the ids");
+  list->add_flag("--ids", ids_only, "only the ids");
+  list->footer(Footer("  nestbench list --profile quick\n  nestbench list --filter memory_ --ids\n"));
+
+  bool as_json = false;
+  auto* probe =
+      app.add_subcommand("probe", "what this host is, what can run here, else why not and what would change it");
+  probe->add_flag("--json", as_json, "as one JSON object");
+  probe->footer(Footer("  nestbench probe\n  nestbench probe --json | jq .host.level\n"));
+
+  std::string folder;
+  bool replace = false;
+  auto* recover = app.add_subcommand("recover", "make the result document of a run that was killed");
+  recover->add_option("folder", folder, "out folder of that run")->required();
+  recover->add_flag("--replace", replace, "also when the folder holds a result.json already");
+  recover->footer(Footer("  nestbench recover results/20260131T120000Z-1a2b3c\n"));
+
+  for (const PythonCommand& command : kPythonCommands) app.add_subcommand(command.name, command.summary);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitPass : kExitUsage;
+  }
+  if (quick->parsed()) {
+    request.scenarios = {"overhead", "exits"};
+    request.judge = true;
+    return Run(request);
+  }
+  if (run->parsed()) {
+    request.scenarios = scenario == "all" ? std::vector<std::string>{"overhead", "exits"} : std::vector{scenario};
+    return Run(request);
+  }
+  if (list->parsed()) return List(list_profile, request.filter, ids_only);
+  if (probe->parsed()) return ProbeCommand(as_json);
+  return RecoverCommand(folder, replace);
+}
+
+}  // namespace
+}  // namespace nestbench::program
+
+int main(int argc, char** argv) {
+  try {
+    return nestbench::program::Main(argc, argv);
+  } catch (const std::exception& error) {
+    // Memory is exhausted, or a library threw what it never should.
+    fmt::print(stderr, "nestbench: internal error: {}\n", error.what());
+    return nestbench::program::kExitBroke;
+  }
+}

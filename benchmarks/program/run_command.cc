@@ -1,0 +1,257 @@
+#include "run_command.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <random>
+#include <regex>
+#include <span>
+#include <utility>
+
+#include "exit_codes.h"
+#include "nestbench/probe/probe.h"
+#include "nestbench/result/document.h"
+#include "nestbench/result/journal.h"
+#include "nestbench/result/out_folder.h"
+#include "nestbench/scenarios/child.h"
+#include "nestbench/scenarios/run_context.h"
+#include "nestbench/substrates/substrate.h"
+#include "nestbench/vmm/loader/loaded_file.h"
+#include "nestbench/workloads/catalogue.h"
+#include "python.h"
+#include "version.h"
+
+namespace nestbench::program {
+namespace {
+
+using result::Status;
+using scenarios::RunContext;
+using namespace std::chrono_literals;
+
+constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
+constexpr auto kDoorbellLimit = 2s;
+
+// Prints the message; for `return Complain(kExitUsage, ...)`.
+template <typename... Args>
+int Complain(int code, fmt::format_string<Args...> format, Args&&... args) {
+  spdlog::error("{}", fmt::format(format, std::forward<Args>(args)...));
+  return code;
+}
+
+// Full disks, lost folders and the like break a run; what the caller chose wrong is a usage error.
+int CodeOf(const vmm::Error& error) { return error.kind == vmm::ErrorKind::kInvalidArgument ? kExitUsage : kExitBroke; }
+
+struct Selection {
+  workloads::Profile profile;
+  std::function<bool(std::string_view)> selects;
+};
+
+// Checks what the user typed. The message is already printed when there is none.
+std::optional<Selection> Select(const std::string& profile_name, const std::string& filter) {
+  const auto profile = scenarios::ParseProfile(profile_name);
+  if (!profile) {
+    spdlog::error("there is no profile `{}`; use quick, standard or full", profile_name);
+    return std::nullopt;
+  }
+  if (filter.empty()) return Selection{*profile, [](std::string_view) { return true; }};
+  try {
+    const std::regex expression(filter);
+    return Selection{*profile,
+                     [expression](std::string_view id) { return std::regex_search(id.begin(), id.end(), expression); }};
+  } catch (const std::regex_error& error) {
+    spdlog::error("--filter `{}` is not a regular expression: {}", filter, error.what());
+    return std::nullopt;
+  }
+}
+
+// The doorbell that works here, or why no guest can run.
+void ChooseDoorbell(const probe::HostReport& host, RunContext& context) {
+  if (!host.kvm.available) {
+    context.vm_unsupported = host.kvm.reason;
+    return;
+  }
+  const auto path = context.installation.images / (workloads::Catalogue().front().image + ".elf");
+  auto image = vmm::LoadedFile::Read(path.string(), kMaxImageBytes);
+  if (!image) {
+    context.vm_unsupported = image.error().ToString();
+    return;
+  }
+  auto doorbell = substrates::ChooseDoorbell(image->bytes(), kDoorbellLimit);
+  if (doorbell) {
+    context.doorbell = *doorbell;
+  } else {
+    context.vm_unsupported = doorbell.error().ToString();
+  }
+}
+
+std::uint64_t DrawSeed() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 20) ^ device();  // fits the integers that JSON readers keep exact
+}
+
+// The worst that happened to any measurement, as an exit code.
+int CodeOfMeasurements(const std::vector<result::Measurement>& measurements, bool guests_cannot_run) {
+  const auto any = [&measurements](std::initializer_list<Status> statuses) {
+    return std::ranges::any_of(measurements, [&statuses](const result::Measurement& measurement) {
+      return std::ranges::find(statuses, measurement.status) != statuses.end();
+    });
+  };
+  if (any({Status::kError, Status::kCrashed, Status::kTimeout})) return kExitBroke;
+  if (any({Status::kFailed})) return kExitFailed;
+  const bool nothing_ran = std::ranges::all_of(
+      measurements, [](const auto& measurement) { return measurement.status == Status::kUnsupported; });
+  return nothing_ran || guests_cannot_run ? kExitUnsupported : kExitPass;
+}
+
+// A problem of the run outweighs whatever a verdict says about its numbers.
+int Combine(int run_code, int verdict_code) { return run_code != kExitPass ? run_code : verdict_code; }
+
+int Finish(const RunRequest& request, const RunContext& context, result::Journal& journal) {
+  const int stop_signal = scenarios::StopSignal();
+  auto ended = journal.End(stop_signal != 0);
+  if (ended) ended = journal.Sync();
+  if (!ended) return Complain(kExitBroke, "{}", ended.error().ToString());
+  auto document = journal.WriteDocument();
+  if (!document) {
+    return Complain(kExitBroke, "{}; what was measured is in {}: free some space and run `nestbench recover {}`",
+                    document.error().ToString(), (journal.folder() / result::kJournalName).string(),
+                    journal.folder().string());
+  }
+  const int run_code = stop_signal != 0
+                           ? kExitSignalBase + stop_signal
+                           : CodeOfMeasurements(journal.builder().measurements(), !context.vm_unsupported.empty());
+  if (stop_signal != 0) spdlog::warn("stopped by signal {}; what was finished is kept", stop_signal);
+  if (request.json_only) {
+    fmt::print("{}\n", document->string());
+    return run_code;
+  }
+  const auto report = journal.folder() / result::kReportName;
+  const int report_code = CallPython(context.installation, {"report", document->string(), "-o", report.string(),
+                                                            "--policy", context.installation.policy});
+  const int summary_code = CallPython(context.installation, {"summary", document->string()});
+  int code = Combine(run_code, std::max(report_code, summary_code));
+  if (request.judge) {
+    code = Combine(code, CallPython(context.installation,
+                                    {"gate", "--policy", context.installation.policy.string(), document->string()}));
+  }
+  fmt::print("\nresult document  {}\n", document->string());
+  if (report_code == kExitPass) fmt::print("report           {}\n", report.string());
+  return code;
+}
+
+}  // namespace
+
+int Run(const RunRequest& request) {
+  const auto selection = Select(request.profile, request.filter);
+  if (!selection) return kExitUsage;
+  if (request.rounds == 0U) return Complain(kExitUsage, "--rounds must be 1 or more");
+  RunContext context;
+  auto installation = scenarios::Installation::Find();
+  if (!installation) return Complain(kExitBroke, "{}", installation.error().ToString());
+  auto cpu = scenarios::ChooseCpu();
+  if (!cpu) return Complain(kExitBroke, "{}", cpu.error().ToString());
+  context.installation = std::move(*installation);
+  context.cpu = *cpu;
+  context.profile = selection->profile;
+  context.selects = selection->selects;
+  context.effort = scenarios::EffortOf(selection->profile);
+  if (request.rounds) context.effort.rounds = context.effort.micro_rounds = *request.rounds;
+  context.seed = request.seed ? *request.seed : DrawSeed();
+  context.quiet = request.json_only;
+
+  using NamedScenario = std::pair<std::string_view, scenarios::Scenario*>;
+  constexpr NamedScenario kScenarios[] = {{"overhead", scenarios::RunOverhead}, {"exits", scenarios::RunExits}};
+  std::size_t selected = 0;
+  for (const std::string& name : request.scenarios) {
+    if (name == "overhead") selected += scenarios::OverheadIds(context).size();
+    if (name == "exits") {
+      auto ids = scenarios::ExitsIds(context);
+      if (!ids) return Complain(kExitBroke, "{}", ids.error().ToString());
+      selected += ids->size();
+    }
+  }
+  if (selected == 0) {
+    return Complain(kExitUsage, "--filter `{}` selects nothing in {}; `nestbench list --profile {}` shows the ids",
+                    request.filter, fmt::join(request.scenarios, ", "), request.profile);
+  }
+
+  auto folder = result::PrepareOutFolder(request.out);
+  if (!folder) return Complain(kExitUsage, "{}", folder.error().ToString());
+  if (auto installed = scenarios::InstallStopHandlers(); !installed) {
+    return Complain(kExitBroke, "{}", installed.error().ToString());
+  }
+
+  const probe::HostReport host = probe::Probe();
+  if (!host.clock) return Complain(kExitBroke, "{}", host.clock.error().ToString());
+  context.tsc_hz = static_cast<double>(host.clock->tsc_hz);
+  ChooseDoorbell(host, context);
+  if (!context.vm_unsupported.empty()) {
+    spdlog::warn("no guest can run here: {}; measuring what can run without", context.vm_unsupported);
+    if (!host.kvm.remedy.empty()) spdlog::warn("to change that: {}", host.kvm.remedy);
+  }
+
+  result::Header header;
+  header.context = result::MakeContext(request.arguments.empty() ? "nestbench" : request.arguments.front());
+  header.host = probe::ToJson(host);
+  header.build = BuildJson();
+  header.run.id = result::NewRunId();
+  header.run.started = result::Rfc3339Now();
+  header.run.profile = request.profile;
+  header.run.seed = context.seed;
+  header.run.arguments = request.arguments;
+  header.capability = host.capability;
+  auto journal = result::Journal::Create(*folder, header);
+  if (!journal) return Complain(CodeOf(journal.error()), "{}", journal.error().ToString());
+
+  result::Result<void> done = {};
+  for (const result::Finding& finding : host.findings) {
+    if (done) done = journal->AddFinding(finding);
+  }
+  for (const auto& [name, scenario] : kScenarios) {
+    if (std::ranges::find(request.scenarios, name) == request.scenarios.end()) continue;
+    if (done && scenarios::StopSignal() == 0) done = scenario(context, *journal);
+  }
+  if (!done) {
+    return Complain(kExitBroke,
+                    "{}; what was measured before is in {}: `nestbench recover {}` makes the document of it",
+                    done.error().ToString(), (*folder / result::kJournalName).string(), folder->string());
+  }
+  return Finish(request, context, *journal);
+}
+
+int List(const std::string& profile, const std::string& filter, bool ids_only) {
+  const auto selection = Select(profile, filter);
+  if (!selection) return kExitUsage;
+  RunContext context;
+  context.profile = selection->profile;
+  context.selects = selection->selects;
+  auto installation = scenarios::Installation::Find();
+  if (!installation) return Complain(kExitBroke, "{}", installation.error().ToString());
+  context.installation = std::move(*installation);
+
+  std::map<std::string, const workloads::Workload*> workload_of;
+  for (const workloads::Workload& workload : workloads::Catalogue()) {
+    for (const char* substrate : {"bare", "vm"}) workload_of.emplace(Id(workload, "overhead", substrate), &workload);
+  }
+  std::vector<std::string> ids = scenarios::OverheadIds(context);
+  auto exits = scenarios::ExitsIds(context);
+  if (!exits) return Complain(kExitBroke, "{}", exits.error().ToString());
+  ids.insert(ids.end(), exits->begin(), exits->end());
+  if (ids.empty()) return Complain(kExitUsage, "--filter `{}` selects nothing", filter);
+  for (const std::string& id : ids) {
+    if (ids_only) {
+      fmt::print("{}\n", id);
+      continue;
+    }
+    const auto found = workload_of.find(id);
+    const std::string unit = found == workload_of.end() ? "ns/op" : found->second->unit;
+    const std::string summary = found == workload_of.end() ? "" : found->second->summary;
+    fmt::print("{:<72} {:<9} {}\n", id, unit, summary);
+  }
+  return kExitPass;
+}
+
+}  // namespace nestbench::program

@@ -1,0 +1,30 @@
+// `nestbench run` and `nestbench quick`: probe, measure, write, report, judge.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace nestbench::program {
+
+struct RunRequest {
+  std::vector<std::string> scenarios;  // of "overhead", "exits"; as they are run
+  std::string profile = "quick";
+  std::string filter;  // regular expression (ECMAScript) searched in measurement ids; empty: everything
+  std::optional<std::uint32_t> rounds;
+  std::optional<std::uint64_t> seed;  // drawn when not given; recorded either way
+  std::optional<std::filesystem::path> out;
+  bool json_only = false;              // no report, no summary: the path of the document on standard output
+  bool judge = false;                  // end with the default policy's verdict, and its exit code
+  std::vector<std::string> arguments;  // of this process, for the document
+};
+
+// Returns the exit code. Messages go to standard error, the summary to standard output.
+int Run(const RunRequest& request);
+
+// What `nestbench list` prints. Returns the exit code.
+int List(const std::string& profile, const std::string& filter, bool ids_only);
+
+}  // namespace nestbench::program

@@ -1,0 +1,49 @@
+// How much is measured: the three profiles, and what a run was asked for.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "nestbench/abi/mailbox.h"
+#include "nestbench/vmm/base/error.h"
+#include "nestbench/workloads/catalogue.h"
+
+namespace nestbench::scenarios {
+
+// The numbers of a profile.
+struct Effort {
+  std::uint32_t rounds;   // of four processes each
+  std::uint32_t samples;  // of each process
+  std::uint32_t max_warmup_batches;
+  std::chrono::nanoseconds batch_target;     // see DESIGN.md, "Time": not below 20 ms
+  std::uint32_t micro_rounds;                // processes of nestbench_micro
+  std::uint32_t micro_repetitions;           // in each
+  std::chrono::milliseconds micro_min_time;  // of each repetition
+};
+
+// "quick" (at most 60 s of measuring), "standard" (about 10 min), "full". Empty for any other word.
+std::optional<workloads::Profile> ParseProfile(std::string_view name);
+std::string_view ToString(workloads::Profile profile);
+Effort EffortOf(workloads::Profile profile);
+
+// Where the programs and images of this installation or build are.
+struct Installation {
+  std::filesystem::path guest_program;
+  std::filesystem::path micro_program;
+  std::filesystem::path images;   // folder of *.elf
+  std::filesystem::path reports;  // folder that holds the package nestbench_reports
+  std::filesystem::path policy;   // the default gate policy
+
+  // From the place of this program: a build tree or an installed prefix. kSystem naming what is missing.
+  static vmm::Result<Installation> Find();
+};
+
+// The CPU that everything measured is pinned to: the last one this process may use, the farthest from where the
+// kernel and the supervisor do most of their work.
+vmm::Result<int> ChooseCpu();
+
+}  // namespace nestbench::scenarios

@@ -1,0 +1,289 @@
+// The scenario `overhead`: what the same work costs as a host process and as a guest.
+//
+// A round of a workload is four fresh processes on one CPU, in the order ABBA or BAAB (drawn from the seed), so that a
+// drift of the machine falls on both sides alike. Rounds are the outer loop: those of one workload lie minutes apart
+// and do not share one mood of the machine. All processes of a workload run batches of the same length, the one that
+// the first of them calibrated.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <optional>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "nestbench/result/id.h"
+#include "nestbench/scenarios/child.h"
+#include "nestbench/scenarios/progress.h"
+#include "nestbench/scenarios/run_context.h"
+#include "nestbench/substrates/protocol.h"
+#include "nestbench/vmm/loader/loaded_file.h"
+#include "nestbench/vmm/loader/sha256.h"
+
+namespace nestbench::scenarios {
+namespace {
+
+using substrates::Answer;
+using substrates::AnswerStatus;
+using substrates::SubstrateKind;
+using workloads::Workload;
+
+constexpr std::string_view kScenario = "overhead";
+constexpr std::array kSubstrates = {SubstrateKind::kBare, SubstrateKind::kVm};
+constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
+// For what a child does besides its batches: start, map, set up a working set of 512 MiB, verify.
+constexpr std::chrono::seconds kChildSetUpLimit{20};
+
+// One substrate of one workload.
+struct Subject {
+  std::string id;
+  SubstrateKind substrate = SubstrateKind::kBare;
+  bool active = true;  // false once it failed or cannot run: no further process is started for it
+};
+
+struct Job {
+  const Workload* workload = nullptr;
+  std::vector<Subject> subjects;
+  std::uint64_t iterations = 0;  // 0 until calibrated
+};
+
+std::vector<Job> SelectJobs(const RunContext& context) {
+  std::vector<Job> jobs;
+  for (const Workload& workload : workloads::Catalogue()) {
+    if (!workloads::Includes(context.profile, workload)) continue;
+    Job job;
+    job.workload = &workload;
+    job.iterations = workload.fixed_iterations;
+    for (const SubstrateKind substrate : kSubstrates) {
+      std::string id = workloads::Id(workload, kScenario, substrates::ToString(substrate));
+      if (context.selects(id)) job.subjects.push_back({std::move(id), substrate});
+    }
+    if (!job.subjects.empty()) jobs.push_back(std::move(job));
+  }
+  return jobs;
+}
+
+result::Params ToParams(const Workload& workload) {
+  result::Params params;
+  for (const auto& [key, value] : workload.params) {
+    if (const auto* number = std::get_if<std::uint64_t>(&value)) {
+      params.emplace(key, static_cast<std::int64_t>(*number));
+    } else {
+      params.emplace(key, std::get<std::string>(value));
+    }
+  }
+  return params;
+}
+
+// The statuses of an answer and of the document are the same words.
+result::Status ToStatus(AnswerStatus status) {
+  return result::ParseStatus(substrates::ToString(status)).value_or(result::Status::kError);
+}
+
+// The order of a round's processes, as indices into `subjects` with the arm of each.
+std::vector<std::pair<std::size_t, result::Arm>> OrderOfRound(const std::vector<std::size_t>& subjects, bool reversed) {
+  using result::Arm;
+  if (subjects.size() == 1) return {{subjects[0], Arm::kA}, {subjects[0], Arm::kB}};
+  const std::size_t first = subjects[reversed ? 1 : 0];
+  const std::size_t second = subjects[reversed ? 0 : 1];
+  return {{first, Arm::kA}, {second, Arm::kA}, {second, Arm::kB}, {first, Arm::kB}};
+}
+
+class OverheadRun {
+ public:
+  OverheadRun(const RunContext& context, result::Journal& journal)
+      : context_(context), journal_(journal), jobs_(SelectJobs(context)), random_(context.seed) {}
+
+  result::Result<void> Run() {
+    if (auto announced = Announce(); !announced) return announced;
+    std::size_t processes = 0;
+    for (const Job& job : jobs_) processes += 2 * ActiveSubjects(job).size();
+    Progress progress("overhead", processes * context_.effort.rounds, context_.quiet);
+    for (std::uint32_t round = 0; round < context_.effort.rounds; ++round) {
+      for (Job& job : jobs_) {
+        if (auto done = RunRound(job, round, progress); !done) return done;
+        if (StopSignal() != 0) return {};
+      }
+      if (auto synced = journal_.Sync(); !synced) return synced;
+    }
+    return {};
+  }
+
+ private:
+  static std::vector<std::size_t> ActiveSubjects(const Job& job) {
+    std::vector<std::size_t> active;
+    for (std::size_t i = 0; i < job.subjects.size(); ++i) {
+      if (job.subjects[i].active) active.push_back(i);
+    }
+    return active;
+  }
+
+  result::Result<void> Announce() {
+    std::map<std::string, std::string> digests;
+    for (Job& job : jobs_) {
+      const Workload& workload = *job.workload;
+      std::string image_problem;
+      if (!digests.contains(workload.image)) {
+        auto digest = Digest(workload.image);
+        if (!digest) {
+          image_problem = digest.error().ToString();
+        } else {
+          digests.emplace(workload.image, *digest);
+          if (auto added = journal_.AddImage(workload.image, *digest); !added) return added;
+        }
+      }
+      for (Subject& subject : job.subjects) {
+        result::Measurement measurement;
+        measurement.id = subject.id;
+        measurement.scenario = kScenario;
+        measurement.workload = workload.name;
+        measurement.substrate = substrates::ToString(subject.substrate);
+        measurement.params = ToParams(workload);
+        measurement.unit = workload.unit;
+        measurement.direction =
+            workload.direction == workloads::Direction::kLower ? result::Direction::kLower : result::Direction::kHigher;
+        measurement.image = workload.image;
+        if (!image_problem.empty()) {
+          measurement.image.clear();
+          measurement.status = result::Status::kError;
+          measurement.reason = image_problem;
+        } else {
+          measurement.image_sha256 = digests.at(workload.image);
+          if (subject.substrate == SubstrateKind::kVm && !context_.vm_unsupported.empty()) {
+            measurement.status = result::Status::kUnsupported;
+            measurement.reason = context_.vm_unsupported;
+          }
+        }
+        subject.active = measurement.status == result::Status::kOk;
+        if (auto added = journal_.AddMeasurement(measurement); !added) return added;
+      }
+    }
+    digests_ = std::move(digests);
+    return {};
+  }
+
+  result::Result<std::string> Digest(const std::string& image) const {
+    auto file = vmm::LoadedFile::Read(ImagePath(image), kMaxImageBytes);
+    if (!file) return Fail(std::move(file.error()));
+    return vmm::Sha256Hex(file->bytes());
+  }
+
+  [[nodiscard]] std::string ImagePath(const std::string& image) const {
+    return (context_.installation.images / (image + ".elf")).string();
+  }
+
+  result::Result<void> RunRound(Job& job, std::uint32_t round, Progress& progress) {
+    const auto active = ActiveSubjects(job);
+    if (active.empty()) return {};
+    const bool reversed = (random_() & 1) != 0;
+    std::uint32_t order = 0;
+    for (const auto& [index, arm] : OrderOfRound(active, reversed)) {
+      Subject& subject = job.subjects[index];
+      if (!subject.active) continue;
+      progress.Step(subject.id);
+      if (auto done = RunProcess(job, subject, round, order++, arm); !done) return done;
+      if (StopSignal() != 0) return {};
+    }
+    return {};
+  }
+
+  result::Result<void> RunProcess(Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
+                                  result::Arm arm) {
+    const substrates::Request request = RequestFor(job, subject);
+    const auto limit = std::chrono::nanoseconds(request.deadline_ns) + kChildSetUpLimit;
+    auto child = RunChild(context_.installation.guest_program, {}, ToJson(request).dump() + "\n", limit);
+    if (!child) return GiveUp(subject, result::Status::kError, child.error().ToString());
+    if (child->interrupted) return {};
+    if (child->timed_out) return GiveUp(subject, result::Status::kTimeout, child->Describe());
+    if (child->exit_code != 0) return GiveUp(subject, result::Status::kCrashed, child->Describe());
+    auto answer = substrates::ParseAnswer(child->output);
+    if (!answer) return GiveUp(subject, result::Status::kError, answer.error().ToString());
+    if (answer->status != AnswerStatus::kOk) return GiveUp(subject, ToStatus(answer->status), answer->reason);
+    const std::string& expected = digests_.at(job.workload->image);
+    if (answer->image_sha256 != expected) {
+      return GiveUp(subject, result::Status::kError,
+                    fmt::format("the image changed during the run: {} became {}", expected, answer->image_sha256));
+    }
+    if (job.iterations == 0) job.iterations = answer->iterations;
+    return journal_.AddRound(subject.id, ToRound(*job.workload, *answer, round, order, arm));
+  }
+
+  [[nodiscard]] substrates::Request RequestFor(const Job& job, const Subject& subject) const {
+    const Workload& workload = *job.workload;
+    const Effort& effort = context_.effort;
+    substrates::Request request;
+    request.substrate = subject.substrate;
+    request.image = ImagePath(workload.image);
+    request.operation = workload.operation;
+    std::ranges::copy(workload.parameters, request.parameters.begin());
+    request.seed = context_.seed;
+    request.arena_bytes = workload.arena_bytes;
+    request.host_page_bytes = workload.host_page_bytes;
+    request.guest_page_bytes = workload.guest_page_bytes;
+    request.reset_arena = workload.reset_arena;
+    request.cpu = context_.cpu;
+    request.iterations = job.iterations;
+    request.batch_target_ns = static_cast<std::uint64_t>(effort.batch_target.count());
+    request.samples = effort.samples;
+    request.max_warmup_batches = effort.max_warmup_batches;
+    // Batches of a guest may take several times those of the process that calibrated; and then there is the set-up.
+    constexpr std::uint64_t kSlowest = 16;
+    const std::uint64_t batches = effort.max_warmup_batches + 3ULL * effort.samples + 8;
+    request.deadline_ns = batches * request.batch_target_ns * kSlowest +
+                          static_cast<std::uint64_t>(std::chrono::nanoseconds(kChildSetUpLimit).count());
+    request.tsc_hz = context_.tsc_hz;
+    request.doorbell = context_.doorbell;
+    return request;
+  }
+
+  static result::Round ToRound(const Workload& workload, const Answer& answer, std::uint32_t round, std::uint32_t order,
+                               result::Arm arm) {
+    result::Round record;
+    record.round = round;
+    record.order = order;
+    record.arm = arm;
+    for (const substrates::Sample& sample : answer.samples) {
+      record.samples.push_back(workloads::ToUnit(workload, sample.inside_ns, sample.operations, sample.bytes));
+    }
+    record.iterations = answer.iterations;
+    record.voided = answer.voided;
+    record.steal_ns = answer.counters.steal_ns;
+    record.run_queue_wait_ns = answer.counters.run_queue_wait_ns;
+    record.context_switches = answer.counters.context_switches;
+    record.migrations = answer.counters.migrations;
+    record.warmup_batches = answer.warmup_batches;
+    record.clock_disagreement_max = answer.clock_disagreement_max;
+    record.huge_page_bytes = answer.huge_page_bytes;
+    record.exits = answer.exits;
+    return record;
+  }
+
+  result::Result<void> GiveUp(Subject& subject, result::Status status, const std::string& reason) {
+    subject.active = false;
+    return journal_.SetStatus(subject.id, status, reason);
+  }
+
+  const RunContext& context_;
+  result::Journal& journal_;
+  std::vector<Job> jobs_;
+  std::map<std::string, std::string> digests_;
+  std::mt19937_64 random_;
+};
+
+}  // namespace
+
+result::Result<void> RunOverhead(const RunContext& context, result::Journal& journal) {
+  return OverheadRun(context, journal).Run();
+}
+
+std::vector<std::string> OverheadIds(const RunContext& context) {
+  std::vector<std::string> ids;
+  for (Job& job : SelectJobs(context)) {
+    for (Subject& subject : job.subjects) ids.push_back(std::move(subject.id));
+  }
+  return ids;
+}
+
+}  // namespace nestbench::scenarios
