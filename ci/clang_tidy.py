@@ -1,5 +1,7 @@
 """Runs clang-tidy 16 over the C++ files of a build tree; files that passed and have not changed since are skipped.
 
+Most of clang-tidy's time goes into the system headers of each file, so files of one target are checked together, as one
+translation unit that includes them; where they cannot stand together (the same name twice), each is checked alone.
 A file counts as unchanged when its compile command, its text, the text of every project header that it includes
 (directly or not), .clang-tidy and clang-tidy itself are those of its last clean run. The record is in the build tree.
 Usage: clang_tidy.py --build DIR [--changed] [--deep] [--jobs N] [FILES ...]. Exit code 0 clean, 1 findings, 2 usage.
@@ -23,12 +25,21 @@ _TIDY = "clang-tidy-16"
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 
+_GROUP = 8  # files checked together at most: enough to share the headers, few enough to keep every processor busy
+
+
 @dataclass(frozen=True)
 class Unit:
     """One entry of compile_commands.json."""
 
     file: Path
+    directory: str
     command: str
+
+    @property
+    def flags(self) -> str:
+        """The command without its input and output: equal for files that may be checked together."""
+        return re.sub(r" -o \S+ -c .*$", "", self.command)
 
 
 def _units(build: Path) -> list[Unit]:
@@ -38,7 +49,7 @@ def _units(build: Path) -> list[Unit]:
         file = (Path(entry["directory"]) / entry["file"]).resolve()
         # Generated files (header-set verification, say) only repeat project headers; assembly is not clang-tidy's.
         if file.is_relative_to(_ROOT) and not file.is_relative_to(_ROOT / "build") and file.suffix in (".cc", ".cpp"):
-            units.setdefault(file, Unit(file, entry["command"]))
+            units.setdefault(file, Unit(file, entry["directory"], entry["command"]))
     return list(units.values())
 
 
@@ -99,13 +110,56 @@ def _changed_files() -> set[Path]:
     return {_ROOT / name for name in names}
 
 
-def _check(unit: Unit, build: Path, extra: list[str]) -> tuple[Unit, int, str, float]:
-    start = time.monotonic()
-    done = subprocess.run([_TIDY, "--quiet", "-p", str(build), *extra, str(unit.file)], capture_output=True, text=True)
+def _grouped(units: list[Unit]) -> list[list[Unit]]:
+    """Files of one folder and one set of flags, cut into groups of about equal size, the costliest first."""
+    by_flags: dict[tuple[Path, str], list[Unit]] = {}
+    for unit in units:
+        by_flags.setdefault((unit.file.parent, unit.flags), []).append(unit)
+    groups = []
+    for members in by_flags.values():
+        count = -(-len(members) // _GROUP)
+        groups += [members[index::count] for index in range(count)]
+    return sorted(groups, key=lambda group: -len(group) * 10 - max(len(_dependencies(unit.file)) for unit in group))
+
+
+def _write_groups(folder: Path, groups: list[list[Unit]], units: list[Unit]) -> list[Path]:
+    """The files to give to clang-tidy, one for each group, with a compile_commands.json for them and for every unit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [{"directory": unit.directory, "command": unit.command, "file": str(unit.file)} for unit in units]
+    inputs = []
+    for number, group in enumerate(groups):
+        if len(group) == 1:
+            inputs.append(group[0].file)
+            continue
+        together = folder / f"group_{number}.cc"
+        together.write_text("".join(f'#include "{unit.file}"  // NOLINT(bugprone-suspicious-include)\n' for unit in group))
+        command = f"{group[0].flags} -o {together.with_suffix('.o')} -c {together}"
+        entries.append({"directory": group[0].directory, "command": command, "file": str(together)})
+        inputs.append(together)
+    (folder / "compile_commands.json").write_text(json.dumps(entries))
+    return inputs
+
+
+def _tidy(file: Path, folder: Path, extra: list[str]) -> tuple[bool, str]:
+    done = subprocess.run([_TIDY, "--quiet", "-p", str(folder), *extra, str(file)], capture_output=True, text=True)
     output = done.stdout
     if done.returncode != 0 and not output.strip():
         output = done.stderr
-    return unit, done.returncode, output, time.monotonic() - start
+    return done.returncode == 0, output
+
+
+def _check(group: list[Unit], file: Path, folder: Path, extra: list[str]) -> tuple[dict[Unit, bool], str, float]:
+    """Which files of the group are clean, what was found, and how long it took."""
+    start = time.monotonic()
+    ok, output = _tidy(file, folder, extra)
+    clean = dict.fromkeys(group, ok)
+    if not ok and len(group) > 1:
+        # Findings in a group may stem from the grouping, and a finding marks its own file only: look at each alone.
+        output = ""
+        for unit in group:
+            clean[unit], text = _tidy(unit.file, folder, extra)
+            output += text
+    return clean, output, time.monotonic() - start
 
 
 def main() -> int:
@@ -148,25 +202,28 @@ def main() -> int:
     except (OSError, ValueError):
         record = {}
     keys = {unit.file: _key(unit, common) for unit in units}
-    # The costliest first, so that the last one does not run alone: tests and whatever includes most.
-    todo = sorted((unit for unit in units if record.get(str(unit.file)) != keys[unit.file]),
-                  key=lambda unit: -len(_dependencies(unit.file)))
+    todo = [unit for unit in units if record.get(str(unit.file)) != keys[unit.file]]
+    groups = _grouped(todo)
+    folder = build / "clang-tidy"
+    inputs = _write_groups(folder, groups, units)
     print(f"clang-tidy: {len(todo)} files to check, {len(units) - len(todo)} unchanged since their last clean run",
           flush=True)
 
     failed = 0
     try:
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            for done in concurrent.futures.as_completed([pool.submit(_check, unit, build, extra) for unit in todo]):
-                unit, code, output, seconds = done.result()
-                name = unit.file.relative_to(_ROOT)
-                if code == 0:
-                    record[str(unit.file)] = keys[unit.file]
-                else:
-                    failed += 1
-                    record.pop(str(unit.file), None)
-                print(f"{'ok' if code == 0 else 'FAILED'}: {name} ({seconds:.1f} s)", flush=True)
-                if code != 0:
+            running = [pool.submit(_check, group, file, folder, extra) for group, file in zip(groups, inputs)]
+            for done in concurrent.futures.as_completed(running):
+                clean, output, seconds = done.result()
+                for unit, ok in clean.items():
+                    if ok:
+                        record[str(unit.file)] = keys[unit.file]
+                    else:
+                        failed += 1
+                        record.pop(str(unit.file), None)
+                    print(f"{'ok' if ok else 'FAILED'}: {unit.file.relative_to(_ROOT)}", flush=True)
+                print(f"  ({len(clean)} files in {seconds:.1f} s)", flush=True)
+                if not all(clean.values()):
                     print(output.rstrip(), flush=True)
     finally:
         record_file.write_text(json.dumps(record, indent=0, sort_keys=True))

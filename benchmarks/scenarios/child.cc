@@ -114,6 +114,8 @@ Result<void> InstallStopHandlers() {
 
 Result<ChildOutcome> RunChild(const std::filesystem::path& program, const std::vector<std::string>& arguments,
                               const std::string& input, std::chrono::nanoseconds limit) {
+  // Asked first: limit_handles closes the pipe too by which Boost.Process would report a failed exec.
+  if (::access(program.c_str(), X_OK) != 0) return Fail(Error::System("start", errno, program.string()));
   asio::io_context context;
   process::async_pipe input_pipe(context);
   process::async_pipe output_pipe(context);
