@@ -17,7 +17,6 @@
 #include <boost/process/child.hpp>
 #include <boost/process/exe.hpp>
 #include <boost/process/extend.hpp>
-#include <boost/process/handles.hpp>
 #include <boost/process/io.hpp>
 #include <cerrno>
 #include <functional>
@@ -114,25 +113,26 @@ Result<void> InstallStopHandlers() {
 
 Result<ChildOutcome> RunChild(const std::filesystem::path& program, const std::vector<std::string>& arguments,
                               const std::string& input, std::chrono::nanoseconds limit) {
-  // Asked first: limit_handles closes the pipe too by which Boost.Process would report a failed exec.
-  if (::access(program.c_str(), X_OK) != 0) return Fail(Error::System("start", errno, program.string()));
   asio::io_context context;
   process::async_pipe input_pipe(context);
   process::async_pipe output_pipe(context);
   process::async_pipe error_pipe(context);
   std::error_code started;
   const pid_t parent = ::getpid();
-  // Between fork and exec: only async-signal-safe calls. The child leaves the terminal's Ctrl-C to us; ended with us.
+  // Between fork and exec: only async-signal-safe calls. The child leaves the terminal's Ctrl-C to us, ends with us,
+  // and inherits nothing but its three pipes. (Boost.Process 1.74's limit_handles closes standard output as well;
+  // before Linux 5.11 the call fails, and what is inherited is what our own parent left open.)
   const auto before_exec = [parent](auto& /*executor*/) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(127);
     ::signal(SIGINT, SIG_IGN);
     ::signal(SIGHUP, SIG_IGN);
     ::signal(SIGPIPE, SIG_DFL);
+    ::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
   };
   process::child child(process::exe = program.string(), process::args = arguments,
                        process::std_in<input_pipe, process::std_out> output_pipe, process::std_err > error_pipe,
-                       process::limit_handles, process::extend::on_exec_setup = before_exec, started);
+                       process::extend::on_exec_setup = before_exec, started);
   if (started) return Fail(Error::System("start", started.value(), program.string()));
 
   Drain output(output_pipe, kMaxOutputBytes, false);
