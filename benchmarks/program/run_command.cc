@@ -158,7 +158,10 @@ int Run(const RunRequest& request) {
   context.profile = selection->profile;
   context.selects = selection->selects;
   context.effort = scenarios::EffortOf(selection->profile);
-  if (request.rounds) context.effort.rounds = context.effort.micro_rounds = *request.rounds;
+  if (request.rounds) {
+    context.effort.rounds = context.effort.micro_rounds = *request.rounds;
+    context.effort.budget = context.effort.micro_budget = 0s;
+  }
   context.seed = request.seed ? *request.seed : DrawSeed();
   context.quiet = request.json_only;
 

@@ -16,6 +16,7 @@
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/progress.h"
 #include "nestbench/scenarios/run_context.h"
+#include "round_budget.h"
 
 namespace nestbench::scenarios {
 namespace {
@@ -93,15 +94,16 @@ class MicroRun {
     if (names->empty()) return {};
     if (auto announced = Announce(*names); !announced) return announced;
     Progress progress("exits", 2ULL * context_.effort.micro_rounds, context_.quiet);
-    for (std::uint32_t round = 0; round < context_.effort.micro_rounds; ++round) {
+    RoundBudget rounds(context_.effort.micro_rounds, context_.effort.micro_budget);
+    while (rounds.Next()) {
       for (const result::Arm arm : {result::Arm::kA, result::Arm::kB}) {
-        progress.Step(fmt::format("round {}", round + 1));
-        if (auto done = RunProcess(round, arm); !done) return done;
+        progress.Step(fmt::format("round {}", rounds.current() + 1));
+        if (auto done = RunProcess(rounds.current(), arm); !done) return done;
         if (StopSignal() != 0) return {};
       }
       if (auto synced = journal_.Sync(); !synced) return synced;
     }
-    return {};
+    return rounds.Report(journal_, "exits");
   }
 
  private:

@@ -21,6 +21,7 @@
 #include "nestbench/substrates/protocol.h"
 #include "nestbench/vmm/loader/loaded_file.h"
 #include "nestbench/vmm/loader/sha256.h"
+#include "round_budget.h"
 
 namespace nestbench::scenarios {
 namespace {
@@ -41,6 +42,11 @@ struct Subject {
   std::string id;
   SubstrateKind substrate = SubstrateKind::kBare;
   bool active = true;  // false once it failed or cannot run: no further process is started for it
+
+  // Processes whose every sample was void count for nothing; another round may be better.
+  std::uint32_t measured_processes = 0;
+  std::uint32_t void_processes = 0;
+  std::string void_reason;
 };
 
 struct Job {
@@ -58,7 +64,11 @@ std::vector<Job> SelectJobs(const RunContext& context) {
     job.iterations = workload.fixed_iterations;
     for (const SubstrateKind substrate : kSubstrates) {
       std::string id = workloads::Id(workload, kScenario, substrates::ToString(substrate));
-      if (context.selects(id)) job.subjects.push_back({std::move(id), substrate});
+      if (context.selects(id)) {
+        Subject& subject = job.subjects.emplace_back();
+        subject.id = std::move(id);
+        subject.substrate = substrate;
+      }
     }
     if (!job.subjects.empty()) jobs.push_back(std::move(job));
   }
@@ -101,14 +111,16 @@ class OverheadRun {
     std::size_t processes = 0;
     for (const Job& job : jobs_) processes += 2 * ActiveSubjects(job).size();
     Progress progress("overhead", processes * context_.effort.rounds, context_.quiet);
-    for (std::uint32_t round = 0; round < context_.effort.rounds; ++round) {
+    RoundBudget rounds(context_.effort.rounds, context_.effort.budget);
+    while (rounds.Next()) {
       for (Job& job : jobs_) {
-        if (auto done = RunRound(job, round, progress); !done) return done;
+        if (auto done = RunRound(job, rounds.current(), progress); !done) return done;
         if (StopSignal() != 0) return {};
       }
       if (auto synced = journal_.Sync(); !synced) return synced;
     }
-    return {};
+    if (auto settled = SettleVoids(); !settled) return settled;
+    return rounds.Report(journal_, std::string(kScenario));
   }
 
  private:
@@ -200,6 +212,11 @@ class OverheadRun {
     if (child->exit_code != 0) return GiveUp(subject, result::Status::kCrashed, child->Describe());
     auto answer = substrates::ParseAnswer(child->output);
     if (!answer) return GiveUp(subject, result::Status::kError, answer.error().ToString());
+    if (answer->status == AnswerStatus::kFailed && answer->samples.empty() && answer->voided != 0) {
+      ++subject.void_processes;
+      subject.void_reason = answer->reason;
+      return {};
+    }
     if (answer->status != AnswerStatus::kOk) return GiveUp(subject, ToStatus(answer->status), answer->reason);
     const std::string& expected = digests_.at(job.workload->image);
     if (answer->image_sha256 != expected) {
@@ -207,6 +224,7 @@ class OverheadRun {
                     fmt::format("the image changed during the run: {} became {}", expected, answer->image_sha256));
     }
     if (job.iterations == 0) job.iterations = answer->iterations;
+    ++subject.measured_processes;
     return journal_.AddRound(subject.id, ToRound(*job.workload, *answer, round, order, arm));
   }
 
@@ -263,6 +281,27 @@ class OverheadRun {
   result::Result<void> GiveUp(Subject& subject, result::Status status, const std::string& reason) {
     subject.active = false;
     return journal_.SetStatus(subject.id, status, reason);
+  }
+
+  // What no process could measure has failed; what some could is measured, and the finding says what is missing.
+  result::Result<void> SettleVoids() {
+    for (Job& job : jobs_) {
+      for (Subject& subject : job.subjects) {
+        if (!subject.active || subject.void_processes == 0) continue;
+        if (subject.measured_processes == 0) {
+          if (auto done = GiveUp(subject, result::Status::kFailed, subject.void_reason); !done) return done;
+          continue;
+        }
+        auto added = journal_.AddFinding(
+            {.id = "samples-void",
+             .severity = result::Severity::kWarning,
+             .text = fmt::format("{} of {} processes of {} count for nothing.", subject.void_processes,
+                                 subject.void_processes + subject.measured_processes, subject.id),
+             .evidence = subject.void_reason});
+        if (!added) return added;
+      }
+    }
+    return {};
   }
 
   const RunContext& context_;

@@ -36,30 +36,36 @@ Effort EffortOf(Profile profile) {
   switch (profile) {
     case Profile::kQuick:
       return {.rounds = 3,
-              .samples = 3,
-              .max_warmup_batches = 4,
-              .batch_target = 20ms,
-              .micro_rounds = 2,
-              .micro_repetitions = 5,
-              .micro_min_time = 10ms};
+              .samples = 2,
+              .max_warmup_batches = 2,
+              .batch_target = 30ms,
+              .micro_rounds = 3,
+              .micro_repetitions = 3,
+              .micro_min_time = 5ms,
+              .budget = 46s,
+              .micro_budget = 11s};
     case Profile::kStandard:
       return {.rounds = 8,
-              .samples = 5,
-              .max_warmup_batches = 8,
-              .batch_target = 20ms,
+              .samples = 4,
+              .max_warmup_batches = 6,
+              .batch_target = 40ms,
               .micro_rounds = 5,
               .micro_repetitions = 9,
-              .micro_min_time = 20ms};
+              .micro_min_time = 20ms,
+              .budget = 450s,
+              .micro_budget = 140s};
     case Profile::kFull:
       break;
   }
   return {.rounds = 20,
           .samples = 8,
           .max_warmup_batches = 12,
-          .batch_target = 40ms,
+          .batch_target = 50ms,
           .micro_rounds = 10,
           .micro_repetitions = 15,
-          .micro_min_time = 50ms};
+          .micro_min_time = 50ms,
+          .budget = 0s,
+          .micro_budget = 0s};
 }
 
 vmm::Result<Installation> Installation::Find() {

@@ -14,8 +14,7 @@ namespace nestbench::substrates {
 namespace {
 
 constexpr int kEmptyCalls = 31;
-constexpr std::size_t kWarmupWindow = 3;   // batches that must agree before sampling begins
-constexpr double kWarmupTolerance = 0.02;  // largest against smallest of the window
+constexpr double kWarmupTolerance = 0.02;  // of two batches in a row, per operation: then sampling begins
 constexpr std::uint32_t kVoidFactor = 3;   // gives up after this many batches for each wanted sample
 constexpr std::uint64_t kMaxIterations = 1ULL << 40;
 
@@ -143,6 +142,7 @@ class Measurer {
       iterations_ = tried;
       Batch batch;
       if (auto done = RunBatch(batch); !done) return done;
+      last_operation_ns_ = batch.inside_ns / static_cast<double>(tried);
       if (batch.inside_ns >= target_ns / 8 || tried >= kMaxIterations) {
         const double scale = target_ns / std::max(batch.inside_ns, 1.0);
         iterations_ = static_cast<std::uint64_t>(
@@ -156,17 +156,16 @@ class Measurer {
     return {};
   }
 
-  // Runs batches until the last few agree: caches, TLBs, branch predictors and the clock of the CPU have settled.
+  // Runs batches until one agrees with the one before it (the first with the last of the calibration): caches, TLBs,
+  // branch predictors and the clock of the CPU have settled.
   Step WarmUp() {
-    std::vector<double> times;
     while (answer_.warmup_batches < request_.max_warmup_batches) {
       Batch batch;
       if (auto done = RunBatch(batch); !done) return done;
       ++answer_.warmup_batches;
-      times.push_back(batch.inside_ns);
-      if (times.size() < kWarmupWindow) continue;
-      const auto [low, high] = std::minmax_element(times.end() - kWarmupWindow, times.end());
-      if (*high <= *low * (1 + kWarmupTolerance)) break;
+      const double operation_ns = batch.inside_ns / static_cast<double>(iterations_);
+      const auto [low, high] = std::minmax(operation_ns, std::exchange(last_operation_ns_, operation_ns));
+      if (high <= low * (1 + kWarmupTolerance)) break;
     }
     return {};
   }
@@ -221,6 +220,7 @@ class Measurer {
   Answer answer_;
   std::uint64_t sequence_ = 0;
   std::uint64_t iterations_ = 0;
+  double last_operation_ns_ = 0;  // of the last batch before sampling; 0: none yet
   bool expect_checksum_ = false;  // batches of one length give one checksum; those of the calibration differ in length
   std::optional<std::uint64_t> checksum_;
 };

@@ -19,11 +19,16 @@ struct Effort {
   std::uint32_t rounds;   // of four processes each
   std::uint32_t samples;  // of each process
   std::uint32_t max_warmup_batches;
-  std::chrono::nanoseconds batch_target;     // see DESIGN.md, "Time": not below 20 ms
+  std::chrono::nanoseconds batch_target;     // see DESIGN.md, "Time": not below 30 ms
   std::uint32_t micro_rounds;                // processes of nestbench_micro
   std::uint32_t micro_repetitions;           // in each
   std::chrono::milliseconds micro_min_time;  // of each repetition
+
+  // No round starts that would end after these, but kMinimumRounds are always measured. 0: no limit.
+  std::chrono::seconds budget;        // of the overhead scenario
+  std::chrono::seconds micro_budget;  // of nestbench_micro's
 };
+inline constexpr std::uint32_t kMinimumRounds = 2;  // fewer say nothing about the spread between rounds
 
 // "quick" (at most 60 s of measuring), "standard" (about 10 min), "full". Empty for any other word.
 std::optional<workloads::Profile> ParseProfile(std::string_view name);
