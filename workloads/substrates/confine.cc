@@ -45,9 +45,10 @@ vmm::Result<void> Limit(__rlimit_resource resource, rlim_t value, const char* na
 
 vmm::Result<void> Confine() {
   // If the supervisor died before this call, nobody would ever signal us: our parent is then no longer who started us.
+  // (Process 1 is a supervisor like any other: in a container it may be nestbench itself.)
   const pid_t parent = ::getppid();
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return Fail(Error::System("prctl", errno, "PR_SET_PDEATHSIG"));
-  if (::getppid() != parent || parent == 1) return Fail(Error::System("start guest process", ESRCH, "no supervisor"));
+  if (::getppid() != parent) return Fail(Error::System("start guest process", ESRCH, "no supervisor"));
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return Fail(Error::System("prctl", errno, "PR_SET_NO_NEW_PRIVS"));
   if (auto done = Limit(RLIMIT_CORE, 0, "RLIMIT_CORE"); !done) return done;
   if (auto done = Limit(RLIMIT_FSIZE, 0, "RLIMIT_FSIZE"); !done) return done;

@@ -54,7 +54,10 @@ vmm::Result<Reply> ReadReply(std::span<const std::byte> mailbox, const abi::Mail
   if (copy.tsc_end <= copy.tsc_begin) {
     return Fail(Error::Malformed(kOperation, fmt::format("time stamps {} and {}", copy.tsc_begin, copy.tsc_end)));
   }
-  if (copy.operations == 0) return Fail(Error::Malformed(kOperation, "no operation was done"));
+  if (copy.operations == 0 || copy.operations < request.iterations) {
+    return Fail(Error::Malformed(
+        kOperation, fmt::format("{} operations done, {} iterations asked for", copy.operations, request.iterations)));
+  }
   reply.tsc_ticks = copy.tsc_end - copy.tsc_begin;
   reply.operations = copy.operations;
   reply.bytes = copy.bytes;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -126,11 +128,20 @@ class Measurer {
     batch.outside_ns = outside_ns - answer_.call_overhead_ns;
     batch.operations = reply.operations;
     batch.bytes = reply.bytes;
-    if (checksum_ && *checksum_ != reply.checksum) {
-      return End(AnswerStatus::kFailed, fmt::format("checksum {} of one batch, {} of another with the same request",
-                                                    *checksum_, reply.checksum));
-    }
-    if (expect_checksum_) checksum_ = reply.checksum;
+    return CompareWithFirst(reply);
+  }
+
+  // Batches of one request do the same work. One that says otherwise computed something else, or lies.
+  Step CompareWithFirst(const Reply& reply) {
+    if (!expect_same_work_) return {};
+    if (!first_) first_ = {reply.checksum, reply.operations, reply.bytes};
+    const auto differs = [this](std::string_view what, std::uint64_t first, std::uint64_t now) {
+      return End(AnswerStatus::kFailed,
+                 fmt::format("{} {} of one batch, {} of another with the same request", what, first, now));
+    };
+    if (first_->checksum != reply.checksum) return differs("checksum", first_->checksum, reply.checksum);
+    if (first_->operations != reply.operations) return differs("operations", first_->operations, reply.operations);
+    if (first_->bytes != reply.bytes) return differs("bytes", first_->bytes, reply.bytes);
     return {};
   }
 
@@ -152,7 +163,7 @@ class Measurer {
       }
     }
     answer_.iterations = iterations_;
-    expect_checksum_ = true;
+    expect_same_work_ = true;
     return {};
   }
 
@@ -208,7 +219,7 @@ class Measurer {
     Reply reply;
     double outside_ns = 0;
     if (auto done = Command(abi::Command::kVerify, reply, outside_ns); !done) return done;
-    answer_.checksum = checksum_.value_or(0);
+    answer_.checksum = first_ ? first_->checksum : 0;
     answer_.status = AnswerStatus::kOk;
     answer_.reason.clear();
     return {};
@@ -220,9 +231,14 @@ class Measurer {
   Answer answer_;
   std::uint64_t sequence_ = 0;
   std::uint64_t iterations_ = 0;
-  double last_operation_ns_ = 0;  // of the last batch before sampling; 0: none yet
-  bool expect_checksum_ = false;  // batches of one length give one checksum; those of the calibration differ in length
-  std::optional<std::uint64_t> checksum_;
+  double last_operation_ns_ = 0;   // of the last batch before sampling; 0: none yet
+  bool expect_same_work_ = false;  // not during calibration, whose batches differ in length
+  struct Work {
+    std::uint64_t checksum;
+    std::uint64_t operations;
+    std::uint64_t bytes;
+  };
+  std::optional<Work> first_;
 };
 
 }  // namespace

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
+#include <set>
 #include <utility>
 
 namespace nestbench::substrates {
@@ -34,11 +37,36 @@ std::string_view TextOf(const Word<Enum> (&words)[kCount], Enum value) {
   return "unknown";
 }
 
-// Takes keys out of an object one after the other and remembers the first that was not as it must be.
+// Bounds that only a broken or hostile writer passes; they keep the arithmetic of Measure() from overflowing.
+constexpr std::uint64_t kMaxDeadlineNs = 86'400ULL * 1'000'000'000;
+constexpr std::uint32_t kMaxSamples = 1'000'000;
+constexpr double kMinTscHz = 1e6;
+constexpr double kMaxTscHz = 1e12;
+constexpr std::size_t kSha256HexDigits = 64;
+
+// Takes keys out of an object one after the other and remembers the first that was not as it must be. Each key must be
+// there once, and no other: both sides are built together, so anything else is a mistake or an attack.
 class Reader {
  public:
-  Reader(std::string_view what, std::string_view line) : what_(what), object_(json::parse(line, nullptr, false)) {
+  Reader(std::string_view what, std::string_view line) : what_(what) {
+    std::set<std::string> keys;
+    std::string repeated;
+    const auto note_key = [&keys, &repeated](int depth, json::parse_event_t event, json& parsed) {
+      if (event != json::parse_event_t::key || depth != 1) return true;
+      if (auto key = parsed.get<std::string>(); !keys.insert(key).second) repeated = std::move(key);
+      return true;
+    };
+    object_ = json::parse(line, note_key, false);
     if (object_.is_discarded() || !object_.is_object()) Refuse("the line", "is not one JSON object");
+    if (!repeated.empty()) Refuse(Shown(repeated), "is there twice");
+  }
+
+  // After the last Take: whether there was more than what was taken.
+  void RefuseOtherKeys() {
+    if (!problem_.empty()) return;
+    for (const auto& item : object_.items()) {
+      if (!taken_.contains(item.key())) return Refuse(Shown(item.key()), "is not a key of this protocol");
+    }
   }
 
   template <typename T>
@@ -54,7 +82,9 @@ class Reader {
   void Take(const char* key, int& out) {
     const json* value = Find(key);
     if (value == nullptr) return;
-    if (!value->is_number_integer() || std::abs(value->get<double>()) > 1e9) return Refuse(key, "must be an integer");
+    if (!value->is_number_integer() || std::abs(value->get<double>()) > 1e9) {
+      return Refuse(key, "must be an integer in range");
+    }
     out = value->get<int>();
   }
   void Take(const char* key, bool& out) {
@@ -87,19 +117,30 @@ class Reader {
     }
     Refuse(key, "holds an unknown word");
   }
-  template <typename T>
-  void TakeList(const char* key, std::vector<T>& out) {
+  void TakeList(const char* key, std::vector<double>& out) {
     const json* value = Find(key);
     if (value == nullptr) return;
     if (!value->is_array()) return Refuse(key, "must be a list");
     for (const json& item : *value) {
       if (!item.is_number() || !std::isfinite(item.get<double>())) return Refuse(key, "must hold finite numbers");
-      out.push_back(item.get<T>());
+      out.push_back(item.get<double>());
+    }
+  }
+  void TakeList(const char* key, std::vector<std::uint64_t>& out) {
+    const json* value = Find(key);
+    if (value == nullptr) return;
+    if (!value->is_array()) return Refuse(key, "must be a list");
+    for (const json& item : *value) {
+      if (!item.is_number_unsigned()) return Refuse(key, "must hold non-negative integers");
+      out.push_back(item.get<std::uint64_t>());
     }
   }
 
   void Refuse(std::string_view key, std::string_view why) {
     if (problem_.empty()) problem_ = fmt::format("`{}` {}", key, why);
+  }
+  void Require(bool holds, std::string_view key, std::string_view why) {
+    if (!holds) Refuse(key, why);
   }
   [[nodiscard]] const std::string& problem() const { return problem_; }
   [[nodiscard]] Error error() const { return Error::Malformed(what_, problem_); }
@@ -107,6 +148,7 @@ class Reader {
  private:
   const json* Find(const char* key) {
     if (!problem_.empty()) return nullptr;
+    taken_.insert(key);
     const auto found = object_.find(key);
     if (found == object_.end()) {
       Refuse(key, "is missing");
@@ -115,10 +157,24 @@ class Reader {
     return &*found;
   }
 
+  // A key that somebody else chose, fit for one line of text.
+  static std::string Shown(std::string key) {
+    constexpr std::size_t kMaxShownBytes = 40;
+    key.resize(std::min(key.size(), kMaxShownBytes));
+    std::ranges::replace_if(
+        key, [](char c) { return c < 0x20 || c > 0x7E; }, '?');
+    return key;
+  }
+
   std::string_view what_;
   json object_;
+  std::set<std::string, std::less<>> taken_;
   std::string problem_;
 };
+
+bool IsSha256Hex(std::string_view text) {
+  return text.size() == kSha256HexDigits && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
 
 }  // namespace
 
@@ -175,16 +231,21 @@ Result<Request> ParseRequest(std::string_view line) {
   reader.Take("deadline_ns", request.deadline_ns);
   reader.Take("tsc_hz", request.tsc_hz);
   reader.TakeWord("doorbell", kDoorbells, request.doorbell);
+  reader.RefuseOtherKeys();
   const auto page_is_known = [](std::uint64_t bytes) {
     return bytes == abi::kPageBytes || bytes == abi::kLargePageBytes;
   };
-  if (!page_is_known(request.host_page_bytes)) reader.Refuse("host_page_bytes", "must be 4096 or 2097152");
-  if (!page_is_known(request.guest_page_bytes)) reader.Refuse("guest_page_bytes", "must be 4096 or 2097152");
-  if (request.arena_bytes > abi::kArenaMaxBytes) reader.Refuse("arena_bytes", "is more than layout.h has room for");
-  if (request.samples == 0) reader.Refuse("samples", "must be 1 or more");
-  if (request.deadline_ns == 0) reader.Refuse("deadline_ns", "must be above 0");
-  if (request.tsc_hz < 1e6) reader.Refuse("tsc_hz", "is not a clock rate");
-  if (request.iterations == 0 && request.batch_target_ns == 0) reader.Refuse("batch_target_ns", "must be above 0");
+  reader.Require(page_is_known(request.host_page_bytes), "host_page_bytes", "must be 4096 or 2097152");
+  reader.Require(page_is_known(request.guest_page_bytes), "guest_page_bytes", "must be 4096 or 2097152");
+  reader.Require(request.arena_bytes <= abi::kArenaMaxBytes, "arena_bytes", "is more than layout.h has room for");
+  reader.Require(request.cpu >= -1, "cpu", "must be -1 or the number of a CPU");
+  reader.Require(request.samples != 0 && request.samples <= kMaxSamples, "samples", "must be 1 to 1000000");
+  reader.Require(request.deadline_ns != 0 && request.deadline_ns <= kMaxDeadlineNs, "deadline_ns",
+                 "must be above 0 and at most a day");
+  reader.Require(request.tsc_hz >= kMinTscHz && request.tsc_hz <= kMaxTscHz, "tsc_hz", "is not a clock rate");
+  reader.Require(request.iterations != 0 || request.batch_target_ns != 0, "batch_target_ns", "must be above 0");
+  reader.Require(request.substrate != SubstrateKind::kVm || request.doorbell != abi::Doorbell::kReturn, "doorbell",
+                 "must be one that leaves a guest");
   if (!reader.problem().empty()) return Fail(reader.error());
   return request;
 }
@@ -240,7 +301,9 @@ Result<Answer> ParseAnswer(std::string_view line) {
   reader.Take("exits", answer.exits);
   std::string checksum;
   reader.Take("checksum", checksum);
-  std::from_chars(checksum.data(), checksum.data() + checksum.size(), answer.checksum);
+  const auto [end, error] = std::from_chars(checksum.data(), checksum.data() + checksum.size(), answer.checksum);
+  reader.Require(error == std::errc() && end == checksum.data() + checksum.size(), "checksum",
+                 "must be a decimal number as text");
   std::vector<double> inside;
   std::vector<double> outside;
   std::vector<std::uint64_t> operations;
@@ -249,12 +312,19 @@ Result<Answer> ParseAnswer(std::string_view line) {
   reader.TakeList("outside_ns", outside);
   reader.TakeList("operations", operations);
   reader.TakeList("bytes", bytes);
-  if (outside.size() != inside.size() || operations.size() != inside.size() || bytes.size() != inside.size()) {
-    reader.Refuse("inside_ns", "and its companions differ in length");
-  }
-  if ((answer.status == AnswerStatus::kOk) != answer.reason.empty()) {
-    reader.Refuse("reason", "must be given exactly when status is not ok");
-  }
+  reader.RefuseOtherKeys();
+  reader.Require(outside.size() == inside.size() && operations.size() == inside.size() && bytes.size() == inside.size(),
+                 "inside_ns", "and its companions differ in length");
+  const bool is_ok = answer.status == AnswerStatus::kOk;
+  reader.Require(is_ok == answer.reason.empty(), "reason", "must be given exactly when status is not ok");
+  reader.Require(std::ranges::all_of(inside, [](double ns) { return ns > 0; }), "inside_ns", "must be above 0");
+  reader.Require(std::ranges::none_of(operations, [](std::uint64_t count) { return count == 0; }), "operations",
+                 "must be above 0");
+  reader.Require(answer.clock_disagreement_max >= 0, "clock_disagreement_max", "must be 0 or more");
+  reader.Require(IsSha256Hex(answer.image_sha256) || (!is_ok && answer.image_sha256.empty()), "image_sha256",
+                 "is not a SHA-256 in hexadecimal");
+  reader.Require(!is_ok || answer.iterations != 0, "iterations", "must be above 0 when status is ok");
+  reader.Require(!is_ok || !inside.empty(), "inside_ns", "must hold samples when status is ok");
   if (!reader.problem().empty()) return Fail(reader.error());
   for (std::size_t i = 0; i < inside.size(); ++i) {
     answer.samples.push_back({inside[i], outside[i], operations[i], bytes[i]});

@@ -67,7 +67,7 @@ class VmSubstrate final : public Substrate {
 
 Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
   auto device = vmm::KvmDevice::Open();
-  if (!device) return Fail(std::move(device.error()));
+  if (!device) return Fail(Error::Unsupported("run a guest", device.error().ToString()));
   vmm::UserMachineOptions machine_options;
   machine_options.arena_bytes = options.arena_bytes;
   machine_options.arena_backing =

@@ -71,7 +71,8 @@ std::string_view ToString(AnswerStatus status);
 nlohmann::json ToJson(const Request& request);
 nlohmann::json ToJson(const Answer& answer);
 
-// kMalformed, naming the key, for text that is no such object. Never throws.
+// kMalformed, naming the key, for text that is no such object: each key once and no other, values in range, an answer
+// that is complete for its status. Never throws.
 vmm::Result<Request> ParseRequest(std::string_view line);
 vmm::Result<Answer> ParseAnswer(std::string_view line);
 

@@ -62,7 +62,7 @@ class Substrate {
 // A process: the image mapped at its address in this very process. One at a time: the addresses are fixed.
 Result<std::unique_ptr<Substrate>> CreateBare(const SubstrateOptions& options);
 
-// A guest of our VMM. kSystem or kUnsupported when /dev/kvm cannot be used.
+// A guest of our VMM. kUnsupported, with the cause, when /dev/kvm is missing or may not be opened; else what failed.
 Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options);
 
 // The doorbell that works for CPL3 on this host, found by ringing it: the port where it does, else the MMIO page. Not
