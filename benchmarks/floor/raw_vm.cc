@@ -49,15 +49,21 @@ std::byte* RawVm::AddMemory(std::uint32_t slot, std::uint64_t start, std::uint64
   void* host = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (host == MAP_FAILED) throw RawError("mmap", errno);
   ::madvise(host, size_bytes, MADV_NOHUGEPAGE);
-  memory_.push_back({slot, static_cast<std::byte*>(host), size_bytes});
+  memory_.push_back({slot, start, static_cast<std::byte*>(host), size_bytes});
+  SetSlotFlags(slot, flags);
+  return memory_.back().host;
+}
+
+void RawVm::SetSlotFlags(std::uint32_t slot, std::uint32_t flags) {
+  const auto found = std::find_if(memory_.begin(), memory_.end(), [slot](const Memory& m) { return m.slot == slot; });
+  if (found == memory_.end()) throw RawError("change memory slot", EINVAL);
   kvm_userspace_memory_region region = {};
   region.slot = slot;
   region.flags = flags;
-  region.guest_phys_addr = start;
-  region.memory_size = size_bytes;
-  region.userspace_addr = reinterpret_cast<std::uint64_t>(host);
+  region.guest_phys_addr = found->start;
+  region.memory_size = found->size_bytes;
+  region.userspace_addr = reinterpret_cast<std::uint64_t>(found->host);
   RawIoctl(fd_.get(), KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
-  return memory_.back().host;
 }
 
 void RawVm::RemoveMemory(std::uint32_t slot) {

@@ -91,7 +91,7 @@ std::string_view SuberrorName(std::uint32_t suberror) {
 }
 
 std::string WithSnapshot(std::string text, const std::unique_ptr<VcpuSnapshot>& snapshot) {
-  if (snapshot) text += "\n" + ToString(*snapshot);
+  if (snapshot) text.append("\n").append(ToString(*snapshot));
   return text;
 }
 

@@ -30,6 +30,7 @@ class RawUserVm {
   [[nodiscard]] bool RunToDoorbellPage() { return vm_.RunToMmioWrite(abi::kDoorbellPage); }
 
   [[nodiscard]] RawVm& vm() { return vm_; }
+  [[nodiscard]] const RawVm& vm() const { return vm_; }
 
  private:
   bool SetUpFeatures(const RawKvm& kvm);  // CPUID and XCR0; whether there is XSAVE

@@ -73,6 +73,7 @@ class RawVm {
   // Maps `size_bytes` of zeroes in 4 KiB pages behind guest-physical `start`. Returns the host address.
   std::byte* AddMemory(std::uint32_t slot, std::uint64_t start, std::uint64_t size_bytes, std::uint32_t flags = 0);
   void RemoveMemory(std::uint32_t slot);
+  void SetSlotFlags(std::uint32_t slot, std::uint32_t flags);
 
   void CreateVcpu();
   // Real mode, flat segments from 0, at `address`.
@@ -98,6 +99,7 @@ class RawVm {
  private:
   struct Memory {
     std::uint32_t slot;
+    std::uint64_t start;
     std::byte* host;
     std::size_t size_bytes;
   };

@@ -1,0 +1,119 @@
+// One guest, twice: through vmm-core (`vm`) and in raw ioctls (`floor`). Both types have the same members, so that one
+// template is the benchmark of both and they differ in nothing but the library.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+
+#include "environment.h"
+#include "nestbench/abi/mailbox.h"
+#include "nestbench/floor/raw_alarm.h"
+#include "nestbench/floor/raw_user_vm.h"
+#include "nestbench/vmm/kvm/deadline.h"
+#include "nestbench/vmm/machine/user_machine.h"
+
+namespace nestbench::micro {
+
+// No wait for a guest is longer: a batch of exits takes a second even where each costs a quarter of a millisecond.
+inline constexpr std::chrono::seconds kGuestLimit{20};
+
+class LibraryGuest {
+ public:
+  static constexpr const char* kSubstrate = "vm";
+
+  LibraryGuest(Environment& environment, std::span<const std::byte> image)
+      : machine_(Take(vmm::UserMachine::Create(environment.device(), image, {}))) {}
+
+  // Holds off a guest that never rings. One at a time; ends before the guest does.
+  [[nodiscard]] vmm::RunDeadline StartDeadline() { return Take(vmm::RunDeadline::Start(machine_.vcpu(), kGuestLimit)); }
+
+  void WriteRequest(const abi::MailboxRequest& request) {
+    std::memcpy(machine_.mailbox().data(), &request, sizeof(request));
+  }
+  [[nodiscard]] const std::byte* mailbox() const { return machine_.mailbox().data(); }
+
+  // Enters the guest until it rings. False when it ended otherwise; then Why() says how.
+  template <abi::Doorbell>
+  [[nodiscard]] bool Ring() {
+    auto stop = machine_.RunUntilStop();
+    if (stop && stop->reason == vmm::StopReason::kDoorbell) return true;
+    why_ = stop ? std::move(stop->text) : stop.error().ToString();
+    return false;
+  }
+  [[nodiscard]] const std::string& Why() const { return why_; }
+
+  void AttachEvent(int eventfd) { Take(machine_.AttachEvent(eventfd)); }
+  [[nodiscard]] vmm::UserMachine& machine() { return machine_; }
+
+ private:
+  vmm::UserMachine machine_;
+  std::string why_;
+};
+
+class FloorGuest {
+ public:
+  static constexpr const char* kSubstrate = "floor";
+
+  FloorGuest(Environment& environment, std::span<const std::byte> image) : guest_(environment.raw_kvm(), image) {}
+
+  [[nodiscard]] floor::RawAlarm StartDeadline() { return {guest_.vm().run(), kGuestLimit}; }
+
+  void WriteRequest(const abi::MailboxRequest& request) { guest_.WriteRequest(request); }
+  [[nodiscard]] const std::byte* mailbox() const { return guest_.mailbox(); }
+
+  template <abi::Doorbell kDoorbell>
+  [[nodiscard]] bool Ring() {
+    if constexpr (kDoorbell == abi::Doorbell::kPort) {
+      return guest_.RunToDoorbellPort();
+    } else {
+      return guest_.RunToDoorbellPage();
+    }
+  }
+  [[nodiscard]] std::string Why() const { return guest_.vm().DescribeLastExit(); }
+
+  void AttachEvent(int eventfd) { guest_.AttachEvent(eventfd); }
+  [[nodiscard]] floor::RawUserVm& raw() { return guest_; }
+
+ private:
+  floor::RawUserVm guest_;
+};
+
+// A request for a payload without an arena.
+inline abi::MailboxRequest MakeRequest(abi::Command command, abi::Doorbell doorbell, std::uint64_t operation,
+                                       std::uint64_t iterations) {
+  abi::MailboxRequest request = {};
+  request.magic = abi::kMailboxMagic;
+  request.version = abi::kMailboxVersion;
+  request.command = command;
+  request.doorbell = doorbell;
+  request.sequence = 1;
+  request.operation = operation;
+  request.iterations = iterations;
+  request.seed = 1;
+  request.arena_base = abi::kArenaBase;
+  return request;
+}
+
+// Ring() that throws Broken.
+template <abi::Doorbell kDoorbell, typename Guest>
+void RingOrThrow(Guest& guest) {
+  if (!guest.template Ring<kDoorbell>()) throw Broken("the guest did not ring: " + std::string(guest.Why()));
+}
+
+// Performs one command of a payload and throws Broken unless it answers "ok".
+template <abi::Doorbell kDoorbell, typename Guest>
+void Perform(Guest& guest, abi::Command command, std::uint64_t operation, std::uint64_t iterations) {
+  guest.WriteRequest(MakeRequest(command, kDoorbell, operation, iterations));
+  RingOrThrow<kDoorbell>(guest);
+  abi::MailboxReply reply;
+  std::memcpy(&reply, guest.mailbox() + offsetof(abi::Mailbox, reply), sizeof(reply));
+  if (reply.status != abi::PayloadStatus::kOk) {
+    throw Broken("the payload answers: " + std::string(reply.message, ::strnlen(reply.message, sizeof(reply.message))));
+  }
+}
+
+}  // namespace nestbench::micro
