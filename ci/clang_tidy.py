@@ -132,7 +132,8 @@ def _write_groups(folder: Path, groups: list[list[Unit]], units: list[Unit]) -> 
             inputs.append(group[0].file)
             continue
         together = folder / f"group_{number}.cc"
-        together.write_text("".join(f'#include "{unit.file}"  // NOLINT(bugprone-suspicious-include)\n' for unit in group))
+        lines = [f'#include "{unit.file}"  // NOLINT(bugprone-suspicious-include)\n' for unit in group]
+        together.write_text("".join(lines))
         command = f"{group[0].flags} -o {together.with_suffix('.o')} -c {together}"
         entries.append({"directory": group[0].directory, "command": command, "file": str(together)})
         inputs.append(together)

@@ -166,7 +166,8 @@ def overhead_section(ratios: Sequence[Metric]) -> Section | None:
             figures.append(_forest(f"overhead-{identifier}", title, description, members, BARE))
     lead = (
         "The same program image, byte for byte, at the same address and privilege, once as a process of the host and"
-        " once in a guest, in alternation on one CPU. An interval that clears the grey band is a cost; one inside it is none."
+        " once in a guest, in alternation on one CPU. An interval that clears the grey band is a cost; one inside it is"
+        " none."
     )
     return Section("overhead", "What a guest costs", lead, tuple(figures)) if figures else None
 

@@ -1,4 +1,4 @@
-"""A document in which every string that may hold anything holds an attack on HTML, scripts, SVG, terminals and tables."""
+"""A document in which every open string holds an attack on HTML, scripts, SVG, terminals and tables."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def hostile_document() -> dict[str, Any]:
     for entry in body["measurements"]:
         entry["image"] = ATTACK
         if entry["scenario"] == "overhead":
-            entry["unit"] = "</script><script>alert(1)</script>" if entry["workload"] != "memory_chase" else "ns/<b>load</b>"
+            chase = entry["workload"] == "memory_chase"
+            entry["unit"] = "ns/<b>load</b>" if chase else "</script><script>alert(1)</script>"
     synthetic.set_status(raw, "exits/cpuid/cpl=3/vm", "failed", ATTACK)
     synthetic.set_status(raw, "exits/rdtsc/cpl=3/vm", "unsupported", ATTACK)
     return raw

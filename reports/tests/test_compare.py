@@ -35,7 +35,8 @@ def test_a_slower_guest_is_a_regression_and_a_faster_one_an_improvement() -> Non
     assert {entry.verdict for entry in slower.differences} == {Verdict.REGRESSION}
     faster = compare(after, before, of=["vm/bare"])
     assert {entry.verdict for entry in faster.differences} == {Verdict.IMPROVEMENT}
-    found = next(entry for entry in slower.differences if entry.id == "overhead/memory_bandwidth/operation=read vm/bare")
+    wanted = "overhead/memory_bandwidth/operation=read vm/bare"
+    found = next(entry for entry in slower.differences if entry.id == wanted)
     assert found.ratio is not None and found.ratio.value == pytest.approx(1.05, abs=0.01)  # a rate, yet a cost
 
 
@@ -58,9 +59,8 @@ def test_a_document_against_itself_is_never_worse() -> None:
 
 def test_inconclusive_says_why_and_how_many_rounds_would_settle_it() -> None:
     noisy = synthetic.Noise(rounds=0.03, processes=0.01, samples=0.02)
-    comparison = compare(
-        document(synthetic.document(1, rounds=4, noise=noisy)), document(synthetic.document(2, rounds=4, noise=noisy, vm_factor=1.04))
-    )
+    before = document(synthetic.document(1, rounds=4, noise=noisy))
+    comparison = compare(before, document(synthetic.document(2, rounds=4, noise=noisy, vm_factor=1.04)))
     unsettled = comparison.with_verdict(Verdict.INCONCLUSIVE)
     assert unsettled and all(entry.reason for entry in unsettled)
     assert any(entry.required_rounds is not None and entry.required_rounds > 4 for entry in unsettled)
@@ -88,13 +88,16 @@ def test_environments_that_differ_are_listed() -> None:
     after["nestbench"]["host"]["kernel"] = "Linux 6.12"
     after["nestbench"]["host"]["mitigations"]["retbleed"] = "Vulnerable"
     after["nestbench"]["images"]["cpu_integer"] = "f" * 64
-    found = {entry.what: (entry.baseline, entry.current) for entry in compare(document(before), document(after)).environment}
+    differences = compare(document(before), document(after)).environment
+    found = {entry.what: (entry.baseline, entry.current) for entry in differences}
     assert found["kernel"][1] == "Linux 6.12" and found["mitigation retbleed"] == ("(none)", "Vulnerable")
     assert "image cpu_integer" in found and len(found) == 3
 
 
 @pytest.mark.parametrize("change", ["model", "clock", "nothing in common"])
-def test_documents_that_cannot_be_compared_are_refused(change: str, result_path: Path, tmp_path: Path, run: Run) -> None:
+def test_documents_that_cannot_be_compared_are_refused(
+    change: str, result_path: Path, tmp_path: Path, run: Run
+) -> None:
     raw = synthetic.document(2)
     if change == "model":
         raw["nestbench"]["host"]["cpu"]["model"] = 1

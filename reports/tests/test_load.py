@@ -107,7 +107,10 @@ def _same_order(raw: Raw) -> None:
 
 
 def _sample(value: object) -> Callable[[Raw], None]:
-    return lambda raw: first(raw)["rounds"][0]["samples"].__setitem__(0, value)
+    def change(raw: Raw) -> None:
+        first(raw)["rounds"][0]["samples"][0] = value
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -256,9 +259,12 @@ def test_mutated_documents_end_in_a_message_or_a_judgement(command: str, tmp_pat
     path, whole = tmp_path / "result.json", synthetic.write(tmp_path / "whole.json", small(2))
     policy = tmp_path / "policy.toml"
     policy.write_text('[[limit]]\nmetric = "*"\nratio = "vm/bare"\nmax = 2\n', encoding="utf-8")
-    arguments = {"gate": ["--policy", policy], "compare": [whole], "report": ["-o", tmp_path / "r.html"]}.get(
-        command, []
-    )
+    extra: dict[str, list[object]] = {
+        "gate": ["--policy", policy],
+        "compare": [whole],
+        "report": ["-o", tmp_path / "r.html"],
+    }
+    arguments = extra.get(command, [])
     codes = set()
     for _ in range(60 if command == "report" else 150):
         raw = small()

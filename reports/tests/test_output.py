@@ -16,7 +16,7 @@ from nestbench_reports import render
 from nestbench_reports.text import bytes_text, number, printable, quantity
 from tests import synthetic
 from tests.conftest import ROOT, Run
-from tests.hostile import ATTACK, hostile_document
+from tests.hostile import hostile_document
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "reports"), "PYTHONDONTWRITEBYTECODE": "1"}
 PROGRAM = ["/usr/bin/python3", "-m", "nestbench_reports"]
@@ -58,8 +58,18 @@ def test_summary_shows_every_part(result_path: Path, tmp_path: Path, run: Run) -
     synthetic.set_status(raw, "overhead/memory_gups/vm", "timeout", "no answer in 10 s")
     result = run("summary", synthetic.write(tmp_path / "other.json", raw))
     assert result.code == 0
-    for text in ("cpu_integer", "vm/bare", "A/A vm", "doorbell_pio", "vm/floor", "cold_start", "intervals of identical runs hold 1",
-                 "timeout: overhead/memory_gups/vm: no answer in 10 s", "nested/cpu_integer", "warning: Guest CPL0 is emulated"):  # fmt: skip
+    for text in (
+        "cpu_integer",
+        "vm/bare",
+        "A/A vm",
+        "doorbell_pio",
+        "vm/floor",
+        "cold_start",
+        "intervals of identical runs hold 1",
+        "timeout: overhead/memory_gups/vm: no answer in 10 s",
+        "nested/cpu_integer",
+        "warning: Guest CPL0 is emulated",
+    ):
         assert text in result.out, text
     assert result.out.rstrip().splitlines()[-1].startswith("verdict: broken: ")
     assert run("summary", result_path).out.rstrip().splitlines()[-1].startswith("verdict: pass: ")
@@ -171,12 +181,15 @@ def test_report_that_cannot_be_written_leaves_the_old_one(result_path: Path, tmp
 
 
 def test_help_of_every_command_has_examples_and_exit_codes(run: Run) -> None:
-    for command in ([], ["report"], ["summary"], ["compare"], ["gate"], ["validate"]):
-        result = run(*command, "--help")
+    for command in ("", "report", "summary", "compare", "gate", "validate"):
+        result = run(*command.split(), "--help")
         assert result.code == 0 and "Examples:" in result.out and "Exit codes:" in result.out, command
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["report"], ["summary", "a", "b"], ["gate", "--nonsense"], ["compare", "--fdr", "x", "a", "b"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["report"], ["summary", "a", "b"], ["gate", "--nonsense"], ["compare", "--fdr", "x", "a", "b"]],
+)
 def test_wrong_usage_is_exit_code_2_with_one_line(arguments: list[str], run: Run) -> None:
     result = run(*arguments)
     assert (result.code, result.out) == (2, "") and result.err.count("\n") == 1 and "--help" in result.err
@@ -188,17 +201,20 @@ def test_no_command_shows_the_help(run: Run) -> None:
 
 
 def test_a_full_disk_on_standard_output_is_exit_code_6(result_path: Path) -> None:
-    for command in (["summary", result_path], ["validate", result_path], ["compare", result_path, result_path, "--json"]):
+    path = str(result_path)
+    for command in (["summary", path], ["validate", path], ["compare", path, path, "--json"]):
         with open("/dev/full", "wb") as full:
-            done = subprocess.run([*PROGRAM, *command], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+            done = subprocess.run(
+                [*PROGRAM, *command], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            )
         assert done.returncode == 6 and done.stderr.count("\n") == 1 and "No space left" in done.stderr, done.stderr
 
 
 def test_a_reader_that_goes_away_and_a_terminal_without_unicode_make_no_noise(result_path: Path) -> None:
-    head = subprocess.run(
-        ["bash", "-c", '"$@" | head -n 1', "bash", *PROGRAM, "summary", result_path], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
-    )
+    program = [*PROGRAM, "summary", str(result_path)]
+    first_line = ["bash", "-c", '"$@" | head -n 1', "bash", *program]
+    head = subprocess.run(first_line, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert head.stdout.startswith("nestbench quick") and head.stderr == ""
     ascii_only = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    done = subprocess.run([*PROGRAM, "summary", result_path], env=ascii_only, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(program, env=ascii_only, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stderr == ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 IMAGE_BASE = 0x1000_0000  # abi::kImageBase
 PT_LOAD, PT_NOTE, PT_TLS = 1, 4, 7
@@ -16,11 +17,18 @@ PF_X, PF_W, PF_R = 1, 2, 4
 EHDR_BYTES, PHDR_BYTES = 64, 56
 
 
-def program(kind: int, flags: int, address: int, content: bytes, memory_bytes: int, align: int = 1) -> tuple[int, int, int, bytes, int, int]:
-    return kind, flags, address, content, memory_bytes, align
+class Program(NamedTuple):
+    """A program header and what lies at its file offset."""
+
+    kind: int
+    flags: int
+    address: int
+    content: bytes
+    memory_bytes: int
+    align: int = 1
 
 
-def elf(programs: list[tuple[int, int, int, bytes, int, int]], entry: int = IMAGE_BASE) -> bytes:
+def elf(programs: list[Program], entry: int = IMAGE_BASE) -> bytes:
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\x02\x01\x01", 2, 62, 1, entry, EHDR_BYTES, 0, 0, EHDR_BYTES, PHDR_BYTES, len(programs), 0, 0, 0,
@@ -28,9 +36,12 @@ def elf(programs: list[tuple[int, int, int, bytes, int, int]], entry: int = IMAG
     table = b""
     contents = b""
     first = EHDR_BYTES + PHDR_BYTES * len(programs)
-    for kind, flags, address, content, memory_bytes, align in programs:
-        table += struct.pack("<IIQQQQQQ", kind, flags, first + len(contents), address, address, len(content), memory_bytes, align)
-        contents += content
+    for p in programs:
+        offset = first + len(contents)
+        table += struct.pack(
+            "<IIQQQQQQ", p.kind, p.flags, offset, p.address, p.address, len(p.content), p.memory_bytes, p.align
+        )
+        contents += p.content
     return header + table + contents
 
 
@@ -42,19 +53,19 @@ def note(name: bytes, kind: int, value: bytes, align: int) -> bytes:
 
 
 def elf_seeds() -> dict[str, bytes]:
-    text = program(PT_LOAD, PF_R | PF_X, IMAGE_BASE, b"\xc3" * 16, 16)
-    data = program(PT_LOAD, PF_R | PF_W, IMAGE_BASE + 0x1000, b"data", 0x2000)
+    text = Program(PT_LOAD, PF_R | PF_X, IMAGE_BASE, b"\xc3" * 16, 16)
+    data = Program(PT_LOAD, PF_R | PF_W, IMAGE_BASE + 0x1000, b"data", 0x2000)
     pvh_4 = note(b"GNU\0", 3, b"id", 4) + note(b"Xen\0", 18, struct.pack("<I", IMAGE_BASE), 4)
     pvh_8 = note(b"Xen\0", 18, struct.pack("<Q", IMAGE_BASE), 8)
     return {
         "text": elf([text]),
         "text-data": elf([text, data]),
-        "pvh-note-32": elf([text, program(PT_NOTE, PF_R, 0, pvh_4, 0, 4)]),
-        "pvh-note-64": elf([text, program(PT_NOTE, PF_R, 0, pvh_8, 0, 8)]),
-        "overlap": elf([text, program(PT_LOAD, PF_R, IMAGE_BASE, b"", 0x1000)]),
-        "writable-executable": elf([program(PT_LOAD, PF_R | PF_W | PF_X, IMAGE_BASE, b"\xc3", 1)]),
-        "outside": elf([program(PT_LOAD, PF_R | PF_X, IMAGE_BASE - 0x1000, b"\xc3", 0x2000)]),
-        "tls": elf([text, program(PT_TLS, PF_R, IMAGE_BASE, b"", 8)]),
+        "pvh-note-32": elf([text, Program(PT_NOTE, PF_R, 0, pvh_4, 0, 4)]),
+        "pvh-note-64": elf([text, Program(PT_NOTE, PF_R, 0, pvh_8, 0, 8)]),
+        "overlap": elf([text, Program(PT_LOAD, PF_R, IMAGE_BASE, b"", 0x1000)]),
+        "writable-executable": elf([Program(PT_LOAD, PF_R | PF_W | PF_X, IMAGE_BASE, b"\xc3", 1)]),
+        "outside": elf([Program(PT_LOAD, PF_R | PF_X, IMAGE_BASE - 0x1000, b"\xc3", 0x2000)]),
+        "tls": elf([text, Program(PT_TLS, PF_R, IMAGE_BASE, b"", 8)]),
     }
 
 
@@ -88,7 +99,8 @@ def bus_seeds() -> dict[str, bytes]:
         + serial_read(0) + serial_read(iir) + serial_read(lsr) + serial_read(iir),
         "serial-loopback": serial_write(mcr, 0x1F) + serial_write(ier, 0x0F) + serial_write(0, 1) * 2 + serial_read(lsr)
         + serial_read(iir) + serial_read(0) + serial_read(iir) + serial_read(msr) + serial_read(iir),
-        "wrong-widths": bytes([READ_PORT, SERIAL, 4, READ_PORT, DOORBELL, 4, READ_MMIO, EXACT, 0, READ_MMIO, EXACT, 16]),
+        "wrong-widths": bytes([READ_PORT, SERIAL, 4, READ_PORT, DOORBELL, 4])
+        + bytes([READ_MMIO, EXACT, 0, READ_MMIO, EXACT, 16]),
         "straddle": bytes([READ_PORT, 1 << 5, 2, WRITE_MMIO, 1 << 5, 4, 1, 2, 3, 4]),
         "add-ranges": bytes([ADD_PORT, EVENT, 4, READ_PORT, EVENT, 4, ADD_PORT, DOORBELL, 1])
         + bytes([ADD_MMIO, ANY_ADDRESS]) + struct.pack("<QQ", 0xFFFF_FFFF_FFFF_F000, 0x1000)
