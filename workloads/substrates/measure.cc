@@ -175,7 +175,9 @@ class Measurer {
       if (auto done = RunBatch(batch); !done) return done;
       ++answer_.warmup_batches;
       const double operation_ns = batch.inside_ns / static_cast<double>(iterations_);
-      const auto [low, high] = std::minmax(operation_ns, std::exchange(last_operation_ns_, operation_ns));
+      // As a list: of two arguments, minmax returns references, one of them to a temporary that is gone by the next
+      // line.
+      const auto [low, high] = std::minmax({operation_ns, std::exchange(last_operation_ns_, operation_ns)});
       if (high <= low * (1 + kWarmupTolerance)) break;
     }
     return {};
