@@ -2,10 +2,15 @@
 // template is the benchmark of both and they differ in nothing but the library.
 #pragma once
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -46,6 +51,18 @@ class LibraryGuest {
   }
   [[nodiscard]] const std::string& Why() const { return why_; }
 
+  // Enters the guest until a kick or a signal ends it. False when it ended otherwise.
+  [[nodiscard]] bool RunUntilKicked() {
+    auto stop = machine_.RunUntilStop();
+    if (stop && stop->reason == vmm::StopReason::kInterrupted) return true;
+    why_ = stop ? std::move(stop->text) : stop.error().ToString();
+    return false;
+  }
+  // What another thread kicks this one with.
+  [[nodiscard]] std::function<void()> Kicker() {
+    return [kicker = machine_.vcpu().Kicker()] { kicker.Kick(); };
+  }
+
   void AttachEvent(int eventfd) { Take(machine_.AttachEvent(eventfd)); }
   [[nodiscard]] vmm::UserMachine& machine() { return machine_; }
 
@@ -74,6 +91,17 @@ class FloorGuest {
     }
   }
   [[nodiscard]] std::string Why() const { return guest_.vm().DescribeLastExit(); }
+
+  [[nodiscard]] bool RunUntilKicked() {
+    if (::ioctl(guest_.vm().vcpu_fd(), KVM_RUN, 0) == 0 || errno != EINTR) return false;
+    guest_.vm().run()->immediate_exit = 0;
+    return true;
+  }
+  [[nodiscard]] std::function<void()> Kicker() {
+    floor::InstallRawKickHandler();
+    return
+        [run = guest_.vm().run(), thread = static_cast<pid_t>(::syscall(SYS_gettid))] { floor::RawKick(run, thread); };
+  }
 
   void AttachEvent(int eventfd) { guest_.AttachEvent(eventfd); }
   [[nodiscard]] floor::RawUserVm& raw() { return guest_; }

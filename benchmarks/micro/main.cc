@@ -126,6 +126,7 @@ int Main(int argc, char** argv) {
   Environment environment(options.images, options.cpu, cpus.helper);
   RegisterExits(environment);
   RegisterLifecycle(environment);
+  RegisterWakes(environment);
   const std::size_t matched = benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
   if (matched == 0)
