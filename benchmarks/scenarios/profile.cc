@@ -80,7 +80,7 @@ vmm::Result<Installation> Installation::Find() {
       {bin / "nestbench-guest", bin / "nestbench_micro", prefix / "images", source / "reports",
        source / "ci/gate.toml"},
       {prefix / "libexec/nestbench/nestbench-guest", prefix / "libexec/nestbench/nestbench_micro",
-       prefix / "libexec/nestbench/images", prefix / "share/nestbench/reports", prefix / "share/nestbench/gate.toml"},
+       prefix / "libexec/nestbench/images", prefix / "share/nestbench/reports", prefix / "share/nestbench/ci/gate.toml"},
   };
   for (const Installation& candidate : candidates) {
     if (std::filesystem::exists(candidate.guest_program, error)) return candidate;
