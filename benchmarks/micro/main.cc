@@ -127,6 +127,7 @@ int Main(int argc, char** argv) {
   RegisterExits(environment);
   RegisterLifecycle(environment);
   RegisterWakes(environment);
+  RegisterHotPath(environment);
   const std::size_t matched = benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
   if (matched == 0)

@@ -111,6 +111,10 @@ Result<Exit> Vcpu::Run() {
       return Fail(Error::System("KVM_RUN", errno, fmt::format("vCPU {}", static_cast<std::uint32_t>(id_))));
     }
   }
+  return LastExit();
+}
+
+Exit Vcpu::LastExit() {
   switch (run_->exit_reason) {
     case KVM_EXIT_IO: {
       IoExit exit;
@@ -136,7 +140,7 @@ Result<Exit> Vcpu::Run() {
   }
 }
 
-Result<Exit> Vcpu::DecodeRareExit() {
+Exit Vcpu::DecodeRareExit() {
   const kvm_run& run = *run_;
   const auto snapshot = [this] { return std::make_unique<VcpuSnapshot>(Snapshot()); };
   switch (run.exit_reason) {

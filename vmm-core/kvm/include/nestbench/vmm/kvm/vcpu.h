@@ -44,6 +44,9 @@ class Vcpu {
   // itself (EFAULT: guest memory without a host page; EINVAL: state that cannot be entered).
   Result<Exit> Run();
 
+  // What run() says about why the guest left last, decoded again; nothing is entered.
+  [[nodiscard]] Exit LastExit();
+
   // For another thread. Valid as long as this vCPU and the calling thread of Kicker() live.
   [[nodiscard]] VcpuKicker Kicker() const;
 
@@ -91,7 +94,7 @@ class Vcpu {
 
  private:
   Vcpu(UniqueFd fd, std::span<std::byte> mapping, const Vm& vm, abi::VcpuId id);
-  Result<Exit> DecodeRareExit();
+  Exit DecodeRareExit();
   [[nodiscard]] std::span<std::byte> RunBytes(std::uint64_t offset, std::uint64_t size) const;
 
   UniqueFd fd_;
