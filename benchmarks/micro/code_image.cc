@@ -6,7 +6,7 @@
 
 namespace nestbench::micro {
 
-std::vector<std::byte> MakeCodeImage(std::initializer_list<std::uint8_t> code, std::uint64_t data_bytes) {
+std::vector<std::byte> MakeCodeImage(const std::vector<std::uint8_t>& code, std::uint64_t data_bytes) {
   const bool has_data = data_bytes != 0;
   Elf64_Ehdr header = {};
   std::memcpy(header.e_ident, ELFMAG, SELFMAG);
@@ -41,7 +41,7 @@ std::vector<std::byte> MakeCodeImage(std::initializer_list<std::uint8_t> code, s
   std::memcpy(file.data(), &header, sizeof(header));
   std::memcpy(file.data() + sizeof(header), &text, sizeof(text));
   if (has_data) std::memcpy(file.data() + sizeof(header) + sizeof(text), &data, sizeof(data));
-  std::memcpy(file.data() + abi::kPageBytes, std::data(code), code.size());
+  std::memcpy(file.data() + abi::kPageBytes, code.data(), code.size());
   return file;
 }
 

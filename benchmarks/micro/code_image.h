@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <vector>
 
 #include "nestbench/abi/layout.h"
@@ -15,6 +14,6 @@ namespace nestbench::micro {
 inline constexpr std::uint64_t kCodeImageData = abi::kImageBase + abi::kPageBytes;
 
 // An ELF64 file: `code`, at most a page, is entered at abi::kImageBase; then `data_bytes` of zeroes, writable.
-std::vector<std::byte> MakeCodeImage(std::initializer_list<std::uint8_t> code, std::uint64_t data_bytes = 0);
+std::vector<std::byte> MakeCodeImage(const std::vector<std::uint8_t>& code, std::uint64_t data_bytes = 0);
 
 }  // namespace nestbench::micro
