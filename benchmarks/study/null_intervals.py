@@ -1,0 +1,138 @@
+"""How often the interval of identical things contains 1: the A/A arms of many runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nestbench_reports import metrics
+from nestbench_reports.load import load
+from nestbench_reports.stats import CONFIDENCE
+from programs import BROKE, FAIL, INCONCLUSIVE, PASS, USAGE, ProgramError, Programs, last_line, run
+
+RUN_LIMIT_S = 900.0
+# A share this improbable, or less, under the promised one is called below it.
+CHANCE = 0.025
+# Exit codes of `nestbench run` with which there is a document: some of what was asked for may be unsupported.
+WITH_DOCUMENT = (0, 5)
+
+
+@dataclass(frozen=True)
+class Plan:
+    filters: Mapping[str, str]  # by scenario
+    runs: int
+    rounds: int
+    first_seed: int
+
+
+@dataclass
+class Count:
+    intervals: int = 0
+    containing: int = 0
+    too_few_rounds: int = 0
+    below: int = 0  # intervals that lie below 1 as a whole; the rest of the misses lie above
+    widths: list[float] = field(default_factory=list)
+
+    def add(self, other: Count) -> None:
+        self.intervals += other.intervals
+        self.containing += other.containing
+        self.too_few_rounds += other.too_few_rounds
+        self.below += other.below
+        self.widths += other.widths
+
+
+def measure(programs: Programs, plan: Plan, folder: Path) -> list[Path]:
+    """Runs everything and returns the documents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    documents = []
+    total = plan.runs * len(plan.filters)
+    for number in range(plan.runs):
+        for scenario, expression in plan.filters.items():
+            out = folder / f"{scenario}-{plan.first_seed + number}"
+            done = run(
+                [
+                    str(programs.nestbench),
+                    "run",
+                    scenario,
+                    "--profile=quick",
+                    f"--filter={expression}",
+                    f"--rounds={plan.rounds}",
+                    f"--seed={plan.first_seed + number}",
+                    f"--out={out}",
+                    "--json-only",
+                ],
+                RUN_LIMIT_S,
+            )
+            if done.returncode not in WITH_DOCUMENT:
+                why = f"nestbench run {scenario}, exit code {done.returncode}: {last_line(done.stderr)}"
+                raise ProgramError(why, USAGE if done.returncode == USAGE else BROKE)
+            documents.append(out / "result.json")
+            print(f"\rrun {len(documents)} of {total}", end="", flush=True)
+    print()
+    return documents
+
+
+def count(documents: Iterable[Path]) -> dict[str, Count]:
+    """Counts by measurement id."""
+    counts: dict[str, Count] = {}
+    for path in documents:
+        for measurement, ratio in metrics.null_ratios(load(path)):
+            entry = counts.setdefault(measurement.id, Count())
+            if ratio.low is None or ratio.high is None:
+                entry.too_few_rounds += 1
+                continue
+            entry.intervals += 1
+            entry.containing += ratio.contains(1.0)
+            entry.below += ratio.high < 1.0
+            entry.widths.append(ratio.high / ratio.low - 1.0)
+    return counts
+
+
+def probability_of_so_few(containing: int, intervals: int) -> float:
+    """P(at most `containing` of `intervals`) if each contains 1 with probability 95 %."""
+    from scipy.special import bdtr
+
+    return float(bdtr(containing, intervals, CONFIDENCE))
+
+
+def line(name: str, entry: Count) -> str:
+    share = entry.containing / entry.intervals
+    above = entry.intervals - entry.containing - entry.below
+    widths = sorted(entry.widths)
+    return (
+        f"{name:<52}{entry.containing:>6} of {entry.intervals:<6}{100 * share:>6.1f} %"
+        f"{entry.below:>7}{above:>7}{100 * widths[len(widths) // 2]:>9.2f} %"
+        f"{probability_of_so_few(entry.containing, entry.intervals):>9.3f}"
+    )
+
+
+def judge(documents: Sequence[Path]) -> int:
+    counts = count(documents)
+    total = Count()
+    for entry in counts.values():
+        total.add(entry)
+    if total.too_few_rounds:
+        print(f"{total.too_few_rounds} ratios have fewer than two rounds and so no interval", file=sys.stderr)
+    if total.intervals == 0:
+        print("no A/A interval in these documents", file=sys.stderr)
+        return INCONCLUSIVE
+    print(f"{'measurement':<52}{'contain 1':>16}{'share':>8}{'below':>7}{'above':>7}{'width':>11}{'chance':>9}")
+    for name in sorted(counts):
+        if counts[name].intervals:
+            print(line(name, counts[name]))
+    print(line("all", total))
+    print(
+        "below, above: intervals that miss 1 on that side; width: median of high/low - 1;"
+        " chance: probability of a share so small, or smaller, where 95 % is the truth"
+    )
+    share = total.containing / total.intervals
+    if share >= CONFIDENCE:
+        print(f"holds: {100 * share:.1f} % of {total.intervals} intervals contain 1")
+        return PASS
+    if probability_of_so_few(total.containing, total.intervals) >= CHANCE:
+        print(f"holds within chance: {100 * share:.1f} % of {total.intervals} intervals contain 1")
+        return PASS
+    print(f"BROKEN: only {100 * share:.1f} % of {total.intervals} intervals contain 1")
+    return FAIL
