@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
 #include <utility>
 
 #include "nestbench/abi/x86.h"
@@ -51,7 +52,7 @@ Result<std::uint64_t> PageTableBuilder::NextTable(std::uint64_t table, std::uint
   return next;
 }
 
-Result<void> PageTableBuilder::MapPage(std::uint64_t virtual_address, std::uint64_t entry, bool large) {
+Result<std::span<std::byte>> PageTableBuilder::LastTable(std::uint64_t virtual_address, bool large) {
   std::uint64_t table = pool_.start.value();
   const unsigned last_level = large ? 1 : 0;
   for (unsigned level = 3; level > last_level; --level) {
@@ -59,13 +60,7 @@ Result<void> PageTableBuilder::MapPage(std::uint64_t virtual_address, std::uint6
     if (!next) return Fail(std::move(next.error()));
     table = *next;
   }
-  const abi::GuestPhysAddr address(table + IndexAt(virtual_address, last_level) * sizeof(std::uint64_t));
-  auto present = memory_->Read<std::uint64_t>(address);
-  if (!present) return Fail(std::move(present.error()));
-  if (*present != 0) {
-    return Fail(Error::InvalidArgument(kOperation, fmt::format("{:#x} is mapped already", virtual_address)));
-  }
-  return memory_->Write(address, entry);
+  return memory_->Slice(abi::GuestPhysAddr(table), abi::kPageBytes);
 }
 
 Result<void> PageTableBuilder::Map(abi::GuestVirtAddr virtual_start, abi::GuestPhysAddr physical_start,
@@ -85,9 +80,24 @@ Result<void> PageTableBuilder::Map(abi::GuestVirtAddr virtual_start, abi::GuestP
   if (!access.cacheable) flags |= kPteCacheDisable;
   if (!access.executable) flags |= kPteNoExecute;
   if (large) flags |= kPteLarge;
+  // One walk for each table of the last level, not for each of its 512 entries: a large arena has half a million.
+  std::span<std::byte> table;
   for (std::uint64_t offset = 0; offset < size_bytes; offset += page_bytes) {
-    auto mapped = MapPage(virtual_start.value() + offset, (physical_start.value() + offset) | flags, large);
-    if (!mapped) return mapped;
+    const std::uint64_t address = virtual_start.value() + offset;
+    const std::uint64_t index = IndexAt(address, large ? 1 : 0);
+    if (table.empty() || index == 0) {
+      auto found = LastTable(address, large);
+      if (!found) return Fail(std::move(found.error()));
+      table = *found;
+    }
+    const std::uint64_t entry = (physical_start.value() + offset) | flags;
+    std::byte* place = table.subspan(index * sizeof(entry), sizeof(entry)).data();
+    std::uint64_t present = 0;
+    std::memcpy(&present, place, sizeof(present));
+    if (present != 0) {
+      return Fail(Error::InvalidArgument(kOperation, fmt::format("{:#x} is mapped already", address)));
+    }
+    std::memcpy(place, &entry, sizeof(entry));
   }
   return {};
 }

@@ -1,7 +1,9 @@
 // Writes four-level page tables into guest memory. Source: AMD APM, volume 2, section "Long-Mode Page Translation".
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "nestbench/abi/address.h"
 #include "nestbench/abi/layout.h"
@@ -34,7 +36,7 @@ class PageTableBuilder {
  private:
   PageTableBuilder(const GuestMemory& memory, abi::GuestPhysRange pool) : memory_(&memory), pool_(pool) {}
   Result<std::uint64_t> NextTable(std::uint64_t table, std::uint64_t index);
-  Result<void> MapPage(std::uint64_t virtual_address, std::uint64_t entry, bool large);
+  Result<std::span<std::byte>> LastTable(std::uint64_t virtual_address, bool large);
 
   const GuestMemory* memory_;
   abi::GuestPhysRange pool_;
