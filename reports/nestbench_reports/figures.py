@@ -161,6 +161,7 @@ def overhead_section(ratios: Sequence[Metric]) -> Section | None:
                 else (
                     "Cost in a guest over cost on the host: the diamond is the ratio of medians, the line its 95 %"
                     " interval, the grey band how far two identical runs were apart (A/A). Right of 1: the guest pays."
+                    " An arrow: the interval goes on beyond the axis."
                 )
             )
             figures.append(_forest(f"overhead-{identifier}", title, description, members, BARE))
@@ -224,7 +225,9 @@ def _costs(identifier: str, title: str, rows: Sequence[tuple[Measurement, Metric
         )
     if not drawn:
         return None
-    description = "Median time on a logarithmic axis: in a guest of vmm-core, and the same loop in raw ioctls (floor)."
+    description = (
+        "Median time on a logarithmic axis, through vmm-core (vm) and without it (floor); the grey band is A/A of vm."
+    )
     table = make_table(title, "operation|#vm|#floor|#vm/floor|#95 % interval|#A/A vm|#rounds|#samples", cells)
     return Figure(identifier, title, description, {"kind": "costs", "rows": drawn}, table)
 
@@ -241,7 +244,7 @@ def floored_section(
     figures = [_costs(f"{scenario}-cost", "Time", measured)]
     compared = [metric for _, metric in measured if metric is not None and metric.estimate is not None]
     if compared:
-        description = "Time through vmm-core over time of the same loop in raw ioctls; the grey band is A/A."
+        description = "Time through vmm-core over time without it; the grey band is A/A."
         figures.append(_forest(f"{scenario}-floor", "Against the floor", description, compared, FLOOR))
     present = tuple(figure for figure in figures if figure is not None)
     return Section(scenario, title, lead, present) if present else None

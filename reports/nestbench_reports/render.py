@@ -22,10 +22,8 @@ from nestbench_reports.view import Page, page
 ECHARTS_VARIABLE = "NESTBENCH_ECHARTS"
 _PACKAGE = Path(__file__).resolve().parent
 _TEMPLATES = _PACKAGE / "templates"
-_ECHARTS_PLACES = (
-    _PACKAGE.parent / "node_modules" / "echarts" / "dist" / "echarts.min.js",  # source tree, after npm ci
-    _PACKAGE.parent / "echarts" / "echarts.min.js",  # installed
-)
+# Beside the package, in the source tree (after npm ci) and installed.
+_ECHARTS_PLACES = (_PACKAGE.parent / "node_modules" / "echarts" / "dist" / "echarts.min.js",)
 
 
 def echarts_path() -> Path:

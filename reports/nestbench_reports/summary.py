@@ -38,7 +38,16 @@ _OUTCOME_STYLE = {
     Outcome.LACKING: "yellow",
     Outcome.INCONCLUSIVE: "bold yellow",
 }
-NARROW = 100  # columns; below this the tables leave out what is least needed
+# Columns of the terminal below which a table leaves out what is least needed, rather than fold names letter by letter.
+WIDE = 150
+NARROW = 120
+TINY = 60
+# Scenarios whose times stand beside a floor, in the order they are shown.
+FLOORED = {
+    "exits": "Exits: cost of leaving the guest",
+    "lifecycle": "Life cycle of a virtual machine",
+    "hotpath": "Hot paths of the VMM library, without a guest",
+}
 
 
 def label(measurement: Measurement) -> str:
@@ -57,7 +66,8 @@ def make_console(width: int | None = None) -> Console:
 
 def _table(console: Console, title: str, columns: Sequence[tuple[str, str]]) -> Table:
     """columns: (heading, "left" or "right")."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    _print(console, title, "bold")  # not the table's own title, which is folded to the table's width
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, (heading, justify) in enumerate(columns):
         table.add_column(
             heading,
@@ -78,7 +88,7 @@ def _print(console: Console, text: str, style: str = "") -> None:
 
 def _bullets(console: Console, entries: Iterable[str]) -> None:
     for entry in entries:
-        console.print(Padding(_plain("- " + entry), (0, 0, 0, 2)))
+        console.print(Padding(_plain("- " + entry), (0, 0, 0, 2), expand=False))
 
 
 def _interval_of(estimate: Estimate | None) -> str:
@@ -86,29 +96,29 @@ def _interval_of(estimate: Estimate | None) -> str:
 
 
 def _ladder(console: Console, rows: Sequence[Metric]) -> None:
-    narrow = console.width < NARROW
-    columns = [
-        ("workload", "left"),
-        ("bare", "right"),
-        ("vm", "right"),
-        ("vm/bare", "right"),
-        ("95 % interval", "right"),
-    ]
+    wide, narrow, tiny = console.width >= WIDE, console.width < NARROW, console.width < TINY
+    columns = [("workload", "left")]
     if not narrow:
+        columns += [("bare", "right"), ("vm", "right")]
+    columns += [("vm/bare", "right"), ("95 % interval", "right")]
+    if wide:
         columns += [("A/A bare", "right"), ("A/A vm", "right")]
-    columns.append(("reads as", "left"))
+    if not tiny:
+        columns.append(("reads as", "left"))
     table = _table(console, "Overhead: the same image in a guest and on the host", columns)
     for metric in rows:
         assert metric.estimate is not None
         cells = [_plain(label(metric.numerator))]
-        cells += [_plain(_median(side)) for side in (metric.denominator, metric.numerator)]
-        cells += [_plain(ratio(metric.estimate.value), "bold"), _plain(_interval_of(metric.estimate))]
         if not narrow:
+            cells += [_plain(_median(side)) for side in (metric.denominator, metric.numerator)]
+        cells += [_plain(ratio(metric.estimate.value), "bold"), _plain(_interval_of(metric.estimate))]
+        if wide:
             cells += [
                 _plain(_interval_of(metric.denominator_null), "dim"),
                 _plain(_interval_of(metric.numerator_null), "dim"),
             ]
-        cells.append(_plain(COST_WORDS[metric.verdict], _VERDICT_STYLE[metric.verdict]))
+        if not tiny:
+            cells.append(_plain(COST_WORDS[metric.verdict], _VERDICT_STYLE[metric.verdict]))
         table.add_row(*cells)
     console.print(table)
 
@@ -120,24 +130,24 @@ def _median(measurement: Measurement) -> str:
 
 def _floors(console: Console, title: str, rows: Sequence[tuple[Measurement, Metric | None]]) -> None:
     """Costs of the VMM library beside the same loop in raw ioctls."""
-    narrow = console.width < NARROW
-    columns = [
-        ("operation", "left"),
-        ("vm", "right"),
-        ("floor", "right"),
-        ("vm/floor", "right"),
-        ("95 % interval", "right"),
-    ]
+    narrow, tiny = console.width < NARROW, console.width < TINY
+    columns = [("operation", "left"), ("vm", "right")]
+    if not tiny:
+        columns.append(("floor", "right"))
+    columns.append(("vm/floor", "right"))
+    if not tiny:
+        columns.append(("95 % interval", "right"))
     if not narrow:
         columns.append(("A/A vm", "right"))
     table = _table(console, title, columns)
     for measurement, metric in rows:
         cells = [_plain(label(measurement)), _plain(_median(measurement), "bold")]
-        if metric is None or metric.estimate is None:
-            cells += [_plain("-")] * 3
-        else:
-            cells += [_plain(_median(metric.denominator)), _plain(ratio(metric.estimate.value))]
-            cells.append(_plain(_interval_of(metric.estimate)))
+        estimate = metric.estimate if metric is not None else None
+        if not tiny:
+            cells.append(_plain(_median(metric.denominator) if metric is not None and estimate is not None else "-"))
+        cells.append(_plain("-" if estimate is None else ratio(estimate.value)))
+        if not tiny:
+            cells.append(_plain(_interval_of(estimate)))
         if not narrow:
             cells.append(_plain(_interval_of(metrics.null_ratio(measurement)), "dim"))
         table.add_row(*cells)
@@ -185,10 +195,7 @@ def print_summary(console: Console, document: Document, verdict: str, verdict_st
     overhead = [metric for metric in ratios if metric.ratio_name == "vm/bare" and metric.estimate is not None]
     if overhead:
         _ladder(console, overhead)
-    for scenario, title in (
-        ("exits", "Exits: cost of leaving the guest"),
-        ("lifecycle", "Life cycle of a virtual machine"),
-    ):
+    for scenario, title in FLOORED.items():
         rows = _floor_rows(document, ratios, scenario)
         if rows:
             _floors(console, title, rows)
@@ -300,14 +307,18 @@ def print_gate(console: Console, result: GateResult, verbose: bool) -> None:
         )
         table.add_row(_plain(rule), _plain(str(len(members))), cell)
     console.print(table)
+    quiet = () if verbose else (Outcome.PASS, Outcome.TOLERATED)
     for judgement in result.judgements:
-        if verbose or judgement.outcome is not Outcome.PASS:
+        if judgement.outcome not in quiet:
             line = Text.assemble(
                 (f"{judgement.outcome.value}: ", outcome_style(judgement.outcome)),
                 printable(f"{judgement.id}: {judgement.text}"),
                 (printable(f" ({judgement.rule}" + (f": {judgement.reason}" if judgement.reason else "") + ")"), "dim"),
             )
-            console.print(Padding(line, (0, 0, 0, 2)))
+            console.print(Padding(line, (0, 0, 0, 2), expand=False))
+    if not verbose and (tolerated := result.count(Outcome.TOLERATED)):
+        text = f"{tolerated:,} inconclusive, which the policy tolerates: `nestbench gate -v` names them"
+        console.print(Padding(_plain(text, "yellow"), (0, 0, 0, 2), expand=False))
     for note in result.notes:
-        console.print(Padding(_plain(f"note: {note}", "dim"), (0, 0, 0, 2)))
+        console.print(Padding(_plain(f"note: {note}", "dim"), (0, 0, 0, 2), expand=False))
     _print(console, f"gate: {result.headline}", outcome_style(result.outcome))

@@ -63,8 +63,8 @@
   };
   const ratioTicks = (low, high, most) => {
     if (high / low > 1.9) {
-      const ticks = decades(low, high, [1, 1.5, 2, 3, 5, 7]);
-      return ticks.length <= most ? ticks : decades(low, high, [1, 2, 5]).length <= most ? decades(low, high, [1, 2, 5]) : decades(low, high, [1]);
+      const choices = [[1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3]].map((steps) => decades(low, high, steps));
+      return choices.find((ticks) => ticks.length <= most) ?? decades(low, high, [1]);
     }
     for (const step of [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]) {
       const first = Math.ceil(low / step - 1e-9);
@@ -95,8 +95,11 @@
   // ---- marks ----
 
   const line = (x1, y1, x2, y2, stroke, width = 1.5) => ({ type: "line", shape: { x1, y1, x2, y2 }, style: { stroke, lineWidth: width } });
-  const whisker = (low, high, y, stroke, cap = 4) => [
-    line(low, y, high, y, stroke, 2), line(low, y - cap, low, y + cap, stroke), line(high, y - cap, high, y + cap, stroke),
+  // An interval: a bar at each end, or an arrow where it goes on beyond the axis (`onLeft`, `onRight`).
+  const whisker = (low, high, y, stroke, onLeft, onRight, cap = 4) => [
+    line(low, y, high, y, stroke, 2),
+    ...(onLeft ? [line(low, y, low + 5, y - cap, stroke), line(low, y, low + 5, y + cap, stroke)] : [line(low, y - cap, low, y + cap, stroke)]),
+    ...(onRight ? [line(high, y, high - 5, y - cap, stroke), line(high, y, high - 5, y + cap, stroke)] : [line(high, y - cap, high, y + cap, stroke)]),
   ];
   const mark = (shape, x, y, t, fill, size = 5.5) => {
     if (shape === "diamond") {
@@ -137,18 +140,27 @@
     type: "rect", shape: { x: params.coordSys.x, y: y - 13, width: params.coordSys.width, height: 26 }, style: { fill: "transparent" },
   });
   const finite = (values) => values.filter((value) => Number.isFinite(value) && value > 0);
+  // The ends of a logarithmic axis: every point, and intervals (`ends`) as far as REACH times beyond the outermost points, so
+  // that one interval from too few rounds does not flatten all the others.
+  const REACH = 4;
+  const axisRange = (points, ends) => [
+    Math.max(Math.min(...points, ...ends), Math.min(...points) / REACH), Math.min(Math.max(...points, ...ends), Math.max(...points) * REACH),
+  ];
+  const within = (value, low, high) => Math.min(Math.max(value, low), high);
 
   // ---- chart kinds ----
 
   const forest = (figure, t, width) => {
     const rows = figure.rows;
-    const all = finite(rows.flatMap((row) => [...row.spread, ...(row.band ?? [])]));
-    const pad = Math.max((Math.max(...all, 1) / Math.min(...all, 1)) ** 0.06, 1.004);
-    const [low, high] = [Math.min(...all, 1) / pad, Math.max(...all, 1) * pad];
+    const ends = finite(rows.flatMap((row) => [...row.spread, ...(row.band ?? [])]));
+    const [least, most] = axisRange([1, ...finite(rows.map((row) => row.spread[0]))], ends);
+    const pad = Math.max((most / least) ** 0.06, 1.004);
+    const [low, high] = [least / pad, most * pad];
     const ticks = ratioTicks(low, high, Math.max(4, Math.floor(width / 90)));
     const layout = rowLayout(t, rows, width);
     const place = (params, api) => ({
-      row: rows[params.dataIndex], y: api.coord([0, params.dataIndex])[1] + layout.shift, x: (value) => api.coord([Math.log(value), 0])[0],
+      row: rows[params.dataIndex], y: api.coord([0, params.dataIndex])[1] + layout.shift,
+      x: (value) => api.coord([Math.log(within(value, low, high)), 0])[0],
     });
     const drawBand = (params, api) => {
       const { row, y, x } = place(params, api);
@@ -161,7 +173,7 @@
       const { row, y, x } = place(params, api);
       const [value, from, to] = row.spread;
       const children = [hitArea(params, y)];
-      if (from !== null && to !== null) children.push(...whisker(x(from), x(to), y, t.vm));
+      if (from !== null && to !== null) children.push(...whisker(x(from), x(to), y, t.vm, from < low, to > high));
       const point = mark("diamond", x(value), y, t, t.vm);
       if (row.verdict === "inconclusive") Object.assign(point.style, { fill: t.card, stroke: t.vm, lineWidth: 2 });
       children.push(point);
@@ -189,18 +201,19 @@
 
   const costs = (figure, t, width) => {
     const rows = figure.rows;
-    const all = finite(rows.flatMap((row) => row.points.flatMap((point) => point.spread)));
-    const [low, high] = [Math.min(...all) / 1.6, Math.max(...all) * 2.4];
+    const points = finite(rows.flatMap((row) => row.points.map((point) => point.spread[0])));
+    const [least, most] = axisRange(points, finite(rows.flatMap((row) => [...row.band, ...row.points.flatMap((point) => point.spread)])));
+    const [low, high] = [least / 1.6, most * 1.6];
     let ticks = decades(low, high, [1]);
     if (ticks.length > Math.max(4, width / 70)) ticks = ticks.filter((_, index) => index % 2 === 0);
     if (ticks.length < 3) ticks = decades(low, high, [1, 2, 5]);
     const layout = rowLayout(t, rows, width);
-    Object.assign(layout.grid, { top: 34, right: 68 });  // room for the last value's text
+    Object.assign(layout.grid, { top: 34, right: 72 });  // the column of values
     const substrates = ["vm", "floor"].filter((name) => rows.some((row) => row.points.some((point) => point.substrate === name && point.spread[0] !== null)));
     const draw = (params, api) => {
       const row = rows[params.dataIndex];
       const y = api.coord([0, params.dataIndex])[1] + layout.shift;
-      const x = (value) => api.coord([Math.log(value), 0])[0];
+      const x = (value) => api.coord([Math.log(within(value, low, high)), 0])[0];
       const area = params.coordSys;
       const children = [
         hitArea(params, y),
@@ -210,7 +223,6 @@
         const [from, to] = row.band.map(x);
         children.push({ type: "rect", shape: { x: Math.min(from, (from + to) / 2 - 1), y: y - 10, width: Math.max(to - from, 2), height: 20 }, style: { fill: t.band } });
       }
-      let right = area.x;
       for (const point of row.points) {
         const [value, from, to] = point.spread;
         if (value === null) continue;
@@ -218,9 +230,8 @@
         const at = y + (point.substrate === "floor" ? 4 : -4);
         if (from !== null && to !== null) children.push(line(x(from), at, x(to), at, fill, 2));
         children.push(mark(SUBSTRATES[point.substrate], x(value), at, t, fill, 4.5));
-        right = Math.max(right, x(value));
       }
-      children.push({ type: "text", style: { x: right + 10, y, text: row.text, fill: t.soft, fontSize: 12, fontFamily: colour("sans"), verticalAlign: "middle" } });
+      children.push({ type: "text", style: { x: area.x + area.width + 8, y, text: row.text, fill: t.soft, fontSize: 12, fontFamily: colour("sans"), verticalAlign: "middle" } });
       return { type: "group", children };
     };
     return {
@@ -341,14 +352,14 @@
 
   const nulls = (figure, t, width) => {
     const rows = figure.rows;
-    const all = finite(rows.flatMap((row) => row.spread));
-    const pad = Math.max((Math.max(...all, 1) / Math.min(...all, 1)) ** 0.05, 1.002);
-    const [low, high] = [Math.min(...all, 1) / pad, Math.max(...all, 1) * pad];
+    const [least, most] = axisRange([1, ...finite(rows.map((row) => row.spread[0]))], finite(rows.flatMap((row) => row.spread)));
+    const pad = Math.max((most / least) ** 0.05, 1.002);
+    const [low, high] = [least / pad, most * pad];
     const ticks = ratioTicks(low, high, 7);
     const draw = (params, api) => {
       const row = rows[params.dataIndex];
       const [x, y] = api.coord([params.dataIndex, Math.log(row.spread[0])]);
-      const at = (value) => api.coord([0, Math.log(value)])[1];
+      const at = (value) => api.coord([0, Math.log(within(value, low, high))])[1];
       const stroke = row.holds ? t.floor : t.fail;
       const area = params.coordSys;
       const half = Math.max(2, area.width / rows.length / 2);
