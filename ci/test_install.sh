@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs the release build into a temporary folder, runs the installed program, and builds the VMM library's example
+# Installs the release build into a temporary folder, runs the installed program, and builds the VMM library's examples
 # against the installed CMake package only. Needs a release build of the target nestbench_run.
 set -euo pipefail
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.."
 build=$PWD/build/release
-example=$PWD/vmm-core/example
+examples=$PWD/vmm-core/examples
 
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
@@ -34,17 +34,24 @@ if grep -rlF -- "$build" "$prefix/lib" "$prefix/include" >"$scratch/leaks" 2>/de
   grep -q '\.cmake$' "$scratch/leaks" && fail "the installed CMake package names the build tree: $(grep '\.cmake$' "$scratch/leaks")"
 fi
 
-mkdir "$scratch/example"
-cp -- "$example"/*.cc "$scratch/example/"
-cat >"$scratch/example/CMakeLists.txt" <<'CMAKE'
+mkdir "$scratch/examples"
+cp -- "$examples"/*.cc "$scratch/examples/"
+cat >"$scratch/examples/CMakeLists.txt" <<'CMAKE'
 cmake_minimum_required(VERSION 3.25)
-project(example CXX)
+project(examples CXX)
 find_package(nestbench_vmm 0.1 REQUIRED)
 file(GLOB sources *.cc)
-add_executable(example ${sources})
-target_link_libraries(example PRIVATE nestbench::vmm_machine)
+foreach(source IN LISTS sources)
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  target_link_libraries(${name} PRIVATE nestbench::vmm_machine)
+endforeach()
 CMAKE
-cmake -S "$scratch/example" -B "$scratch/example/build" -G Ninja -DCMAKE_PREFIX_PATH="$prefix" >"$scratch/log" 2>&1 ||
+cmake -S "$scratch/examples" -B "$scratch/examples/build" -G Ninja -DCMAKE_PREFIX_PATH="$prefix" >"$scratch/log" 2>&1 ||
   { tail -n 20 "$scratch/log"; fail "find_package(nestbench_vmm) failed"; }
-cmake --build "$scratch/example/build" >"$scratch/log" 2>&1 || { tail -n 30 "$scratch/log"; fail "the example does not build"; }
-echo "installed: $version; the example builds against the installed package"
+cmake --build "$scratch/examples/build" >"$scratch/log" 2>&1 || { tail -n 30 "$scratch/log"; fail "the examples do not build"; }
+if { exec 8<>/dev/kvm; } 2>/dev/null; then
+  "$scratch/examples/build/hello_exit" >"$scratch/log" 2>&1 || { cat "$scratch/log"; fail "the example failed"; }
+  grep -q 'hello from a guest' "$scratch/log" || { cat "$scratch/log"; fail "the example's guest said nothing"; }
+fi
+echo "installed: $version; the examples build against the installed package"
