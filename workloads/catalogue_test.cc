@@ -58,7 +58,8 @@ TEST(CatalogueTest, KeepsTheQuickProfileSmall) {
   for (const Workload& workload : Catalogue()) {
     if (!Includes(Profile::kQuick, workload)) continue;
     ++quick;
-    EXPECT_LE(workload.arena_bytes, 64 * kMiB) << Id(workload, "overhead", "bare");
+    // A machine of 2 GiB can run it. Most need far less: a first touch in large pages needs many of them for a batch.
+    EXPECT_LE(workload.arena_bytes, 512 * kMiB) << Id(workload, "overhead", "bare");
   }
   EXPECT_GE(quick, 20U);
   EXPECT_LE(quick, 30U);
