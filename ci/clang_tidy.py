@@ -142,7 +142,9 @@ def _write_groups(folder: Path, groups: list[list[Unit]], units: list[Unit]) -> 
 
 
 def _tidy(file: Path, folder: Path, extra: list[str]) -> tuple[bool, str]:
-    done = subprocess.run([_TIDY, "--quiet", "-p", str(folder), *extra, str(file)], capture_output=True, text=True)
+    # Named, not searched for: in a build tree outside the source tree, groups would be checked by other rules.
+    command = [_TIDY, "--quiet", f"--config-file={_ROOT / '.clang-tidy'}", "-p", str(folder), *extra, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
     output = done.stdout
     if done.returncode != 0 and not output.strip():
         output = done.stderr

@@ -62,6 +62,16 @@ def _load(path: Path) -> Document:
     return load(path)
 
 
+def _load_to_compare(path: Path) -> Document:
+    """For a comparison, another schema is a refusal (exit code 4) and not a file that is wrong."""
+    from nestbench_reports.errors import EnvironmentRefusedError, SchemaError
+
+    try:
+        return _load(path)
+    except SchemaError as error:
+        raise EnvironmentRefusedError(f"cannot compare: {error}") from error
+
+
 def _load_policy(path: Path) -> Policy:
     from nestbench_reports import policy
     from nestbench_reports.errors import PolicyError
@@ -147,7 +157,7 @@ def compare(baseline: Path, current: Path, as_json: bool, fdr: float, allow_inco
     from nestbench_reports.gate import exit_code_of_comparison
     from nestbench_reports.summary import make_console, print_comparison
 
-    comparison = compare_documents(_load(baseline), _load(current), fdr=fdr)
+    comparison = compare_documents(_load_to_compare(baseline), _load_to_compare(current), fdr=fdr)
     code = exit_code_of_comparison(comparison, allow_inconclusive)
     if as_json:
         click.echo(json.dumps({**to_json(comparison), "exit_code": code}, indent=1, allow_nan=False))
@@ -175,7 +185,8 @@ def gate(result: Path, policy: Path, baseline: Path | None, junit_path: Path | N
     from nestbench_reports.summary import make_console, print_gate
 
     rules = _load_policy(policy)
-    outcome = judge(rules, _load(result), _load(baseline) if baseline is not None else None)
+    before = _load_to_compare(baseline) if baseline is not None else None
+    outcome = judge(rules, _load(result) if before is None else _load_to_compare(result), before)
     if junit_path is not None:
         write_atomically(junit_path, junit(outcome))
     print_gate(make_console(), outcome, verbose)

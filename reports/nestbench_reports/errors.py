@@ -11,6 +11,10 @@ class DocumentError(ReportError):
     """A file that is missing or not what it must be."""
 
 
+class SchemaError(DocumentError):
+    """A result document of a schema that this program does not read."""
+
+
 class PolicyError(ReportError):
     """A policy that cannot be read, or that does not fit the document."""
 

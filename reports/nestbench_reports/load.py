@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from nestbench_reports.errors import DocumentError, SetupError
+from nestbench_reports.errors import DocumentError, SchemaError, SetupError
 from nestbench_reports.model import OK, Build, Cache, Capability, Document, Finding, Host, Measurement, Round, Run
 from nestbench_reports.text import printable
 
@@ -162,7 +162,7 @@ def _check_schema(raw: Any, name: str) -> None:
         )
     expected = schema()["properties"]["nestbench"]["properties"]["schema"]["const"]
     if isinstance(found, dict) and isinstance(found.get("schema"), str) and found["schema"] != expected:
-        raise DocumentError(f"{name} is of schema `{_short(found['schema'])}`; this program reads `{expected}`")
+        raise SchemaError(f"{name} is of schema `{_short(found['schema'])}`; this program reads `{expected}`")
     try:
         error = jsonschema.exceptions.best_match(
             jsonschema.Draft202012Validator(schema()).iter_errors(_without_samples(raw))

@@ -15,7 +15,7 @@ from nestbench_reports.load import parse
 from nestbench_reports.model import Document
 from nestbench_reports.stats import Verdict
 from tests import synthetic
-from tests.conftest import Run
+from tests.conftest import DEFAULT_POLICY, Run
 
 Raw = dict[str, Any]
 STEADY = synthetic.Noise(rounds=0.002, processes=0.0003, samples=0.001)
@@ -110,6 +110,23 @@ def test_documents_that_cannot_be_compared_are_refused(
         compare(document(synthetic.document()), other)
     result = run("compare", result_path, synthetic.write(tmp_path / "other.json", raw))
     assert (result.code, result.out) == (4, "")
+
+
+def test_another_schema_is_a_refusal_only_where_documents_are_compared(
+    result_path: Path, tmp_path: Path, run: Run
+) -> None:
+    raw = synthetic.document(2)
+    raw["nestbench"]["schema"] = "nestbench.result/2"
+    other = synthetic.write(tmp_path / "other.json", raw)
+    for arguments in (
+        ("compare", result_path, other),
+        ("compare", other, result_path),
+        ("gate", "--policy", DEFAULT_POLICY, result_path, "--baseline", other),
+    ):
+        result = run(*arguments)
+        assert (result.code, result.out) == (4, "") and "nestbench.result/2" in result.err, arguments
+    assert run("summary", other).code == 2
+    assert run("gate", "--policy", DEFAULT_POLICY, other).code == 2
 
 
 def test_exit_codes(result_path: Path, tmp_path: Path, run: Run) -> None:

@@ -15,7 +15,7 @@ import pytest
 from nestbench_reports.errors import DocumentError
 from nestbench_reports.load import load, parse, schema
 from tests import synthetic
-from tests.conftest import Run
+from tests.conftest import DEFAULT_POLICY, Run
 
 Raw = dict[str, Any]
 
@@ -193,6 +193,28 @@ def test_files_that_cannot_be_documents(tmp_path: Path, run: Run) -> None:
         assert result.err.startswith("nestbench: ") and result.err.count("\n") == 1
     with pytest.raises(DocumentError):
         load(Path("a\0b"))
+
+
+@pytest.mark.parametrize("command", ["validate", "summary", "report", "gate", "compare", "compare with it"])
+def test_every_command_refuses_a_file_that_is_no_document_in_one_line(
+    command: str, result_path: Path, tmp_path: Path, run: Run
+) -> None:
+    truncated = result_path.read_bytes()[:-200]
+    contents = [b"", truncated, b"\xff\xfe{}", b"[" * 100_000, b'{"a":' * 50_000, b"\x00" * 100]
+    broken = []
+    for index, content in enumerate(contents):
+        broken.append(tmp_path / f"broken-{index}.json")
+        broken[-1].write_bytes(content)
+    for path in (tmp_path / "missing.json", tmp_path, *broken):
+        arguments: dict[str, list[object]] = {
+            "gate": ["gate", "--policy", DEFAULT_POLICY, path],
+            "compare": ["compare", path, result_path],
+            "compare with it": ["compare", result_path, path],
+        }
+        result = run(*arguments.get(command, [command, path]))
+        assert (result.code, result.out) == (2, ""), path
+        assert result.err.startswith("nestbench: ") and result.err.count("\n") == 1 and path.name in result.err, path
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_every_truncation_is_refused(tmp_path: Path, run: Run) -> None:
