@@ -65,33 +65,13 @@ Result<void> Bus<Addr>::Add(Addr start, std::uint64_t size_bytes, Device& device
 }
 
 template <typename Addr>
-const typename Bus<Addr>::Claim* Bus<Addr>::Find(std::uint64_t address, std::uint64_t bytes) {
-  const std::size_t hint = last_hit_.load(std::memory_order_relaxed);
-  if (hint < claims_.size() && claims_[hint].Contains(address, bytes)) return &claims_[hint];
-
+const typename Bus<Addr>::Claim* Bus<Addr>::Search(std::uint64_t address, std::uint64_t bytes) {
   const auto next = std::ranges::upper_bound(claims_, address, {}, &Claim::start);
   if (next == claims_.begin()) return nullptr;
   const auto found = next - 1;
   if (!found->Contains(address, bytes)) return nullptr;
   last_hit_.store(static_cast<std::size_t>(found - claims_.begin()), std::memory_order_relaxed);
   return &*found;
-}
-
-template <typename Addr>
-AccessStatus Bus<Addr>::Read(Addr address, std::span<std::byte> data) {
-  if (data.empty()) return AccessStatus::kBadWidth;
-  const Claim* claim = Find(address.value(), data.size());
-  if (claim == nullptr) return FailRead(data, AccessStatus::kUnclaimed);
-  const AccessStatus status = claim->device->Read(address.value() - claim->start, data);
-  return status == AccessStatus::kOk ? status : FailRead(data, status);
-}
-
-template <typename Addr>
-AccessStatus Bus<Addr>::Write(Addr address, std::span<const std::byte> data) {
-  if (data.empty()) return AccessStatus::kBadWidth;
-  const Claim* claim = Find(address.value(), data.size());
-  if (claim == nullptr) return AccessStatus::kUnclaimed;
-  return claim->device->Write(address.value() - claim->start, data);
 }
 
 template class Bus<PortAddr>;

@@ -94,45 +94,33 @@ Vcpu::~Vcpu() {
 
 VcpuKicker Vcpu::Kicker() const { return {run_, static_cast<pid_t>(::syscall(SYS_gettid))}; }
 
-std::span<std::byte> Vcpu::RunBytes(std::uint64_t offset, std::uint64_t size) const {
-  // KVM fills these fields, not the guest; an empty span for nonsense still keeps every device in bounds.
-  if (offset > mapping_.size() || size > mapping_.size() - offset) return {};
-  return mapping_.subspan(offset, size);
-}
-
-Result<Exit> Vcpu::Run() {
+[[gnu::hot]] Result<bool> Vcpu::Enter() {
   if (::ioctl(fd_.get(), KVM_RUN, 0) != 0) {
     if (errno == EINTR) {
       __atomic_store_n(&run_->immediate_exit, 0, __ATOMIC_SEQ_CST);
-      return InterruptedExit{};
+      return false;
     }
     // EFAULT with KVM_EXIT_MEMORY_FAULT describes itself; EAGAIN: a vCPU that INIT left waiting.
     if (!(errno == EFAULT && run_->exit_reason == kExitMemoryFault)) {
       return Fail(Error::System("KVM_RUN", errno, fmt::format("vCPU {}", static_cast<std::uint32_t>(id_))));
     }
   }
+  return true;
+}
+
+Result<Exit> Vcpu::Run() {
+  auto entered = Enter();
+  if (!entered) return Fail(std::move(entered.error()));
+  if (!*entered) return InterruptedExit{};
   return LastExit();
 }
 
 Exit Vcpu::LastExit() {
   switch (run_->exit_reason) {
-    case KVM_EXIT_IO: {
-      IoExit exit;
-      exit.is_write = run_->io.direction == KVM_EXIT_IO_OUT;
-      exit.width_bytes = run_->io.size;
-      exit.port = run_->io.port;
-      exit.count = run_->io.count;
-      exit.data = RunBytes(run_->io.data_offset, std::uint64_t{run_->io.size} * run_->io.count);
-      return exit;
-    }
-    case KVM_EXIT_MMIO: {
-      MmioExit exit;
-      exit.is_write = run_->mmio.is_write != 0;
-      exit.address = abi::GuestPhysAddr(run_->mmio.phys_addr);
-      const std::size_t width = std::min<std::size_t>(run_->mmio.len, sizeof(run_->mmio.data));
-      exit.data = std::as_writable_bytes(std::span(run_->mmio.data).first(width));
-      return exit;
-    }
+    case KVM_EXIT_IO:
+      return LastIoExit();
+    case KVM_EXIT_MMIO:
+      return LastMmioExit();
     case KVM_EXIT_HLT:
       return HaltExit{};
     default:

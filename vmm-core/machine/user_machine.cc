@@ -184,26 +184,30 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
   return machine;
 }
 
-Result<Stop> UserMachine::RunUntilStop() {
+// Hot, as everything else on this path: the linker puts such functions together, and after an exit, when the TLB may be
+// empty, each page of code that is touched costs a walk.
+[[gnu::hot]] Result<Stop> UserMachine::RunUntilStop() {
   const std::uint64_t rings_before = board_->doorbell.rings();
   for (;;) {
-    auto exit = vcpu_.Run();
-    if (!exit) return Fail(std::move(exit.error()));
+    auto entered = vcpu_.Enter();
+    if (!entered) return Fail(std::move(entered.error()));
+    if (!*entered) return StopForGood(InterruptedExit{});
     AccessStatus status = AccessStatus::kOk;
-    if (const auto* io = std::get_if<IoExit>(&*exit)) {
+    if (vcpu_.run()->exit_reason == KVM_EXIT_IO) {
+      const IoExit io = vcpu_.LastIoExit();
       // String instructions move `count` items of one width through one port, one after the other.
-      for (std::size_t offset = 0; offset < io->data.size(); offset += io->width_bytes) {
-        const auto item = io->data.subspan(offset, io->width_bytes);
+      for (std::size_t offset = 0; offset < io.data.size(); offset += io.width_bytes) {
+        const auto item = io.data.subspan(offset, io.width_bytes);
         const auto one =
-            io->is_write ? board_->ports.Write(PortAddr(io->port), item) : board_->ports.Read(PortAddr(io->port), item);
+            io.is_write ? board_->ports.Write(PortAddr(io.port), item) : board_->ports.Read(PortAddr(io.port), item);
         if (one != AccessStatus::kOk) status = one;
       }
       if (board_->panic.count() != 0) return DescribeException();
-    } else if (const auto* mmio = std::get_if<MmioExit>(&*exit)) {
-      status =
-          mmio->is_write ? board_->mmio.Write(mmio->address, mmio->data) : board_->mmio.Read(mmio->address, mmio->data);
+    } else if (vcpu_.run()->exit_reason == KVM_EXIT_MMIO) {
+      const MmioExit mmio = vcpu_.LastMmioExit();
+      status = mmio.is_write ? board_->mmio.Write(mmio.address, mmio.data) : board_->mmio.Read(mmio.address, mmio.data);
     } else {
-      return StopForGood(*exit);
+      return StopForGood(vcpu_.LastExit());
     }
     if (board_->doorbell.rings() != rings_before) return Stop{StopReason::kDoorbell, {}};
     if (status != AccessStatus::kOk) ++refused_accesses_;

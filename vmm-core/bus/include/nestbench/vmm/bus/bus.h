@@ -55,13 +55,36 @@ class Bus {
     }
   };
 
-  [[nodiscard]] const Claim* Find(std::uint64_t address, std::uint64_t bytes);
+  // Inline, like Read and Write: after an exit the caches are cold, and each further page of code costs a walk.
+  [[nodiscard]] const Claim* Find(std::uint64_t address, std::uint64_t bytes) {
+    const std::size_t hint = last_hit_.load(std::memory_order_relaxed);
+    if (hint < claims_.size() && claims_[hint].Contains(address, bytes)) return &claims_[hint];
+    return Search(address, bytes);
+  }
+  [[nodiscard]] const Claim* Search(std::uint64_t address, std::uint64_t bytes);
 
   std::vector<Claim> claims_;       // by start; they never overlap
   std::vector<std::string> names_;  // of claims_, apart so that the lookup touches fewer cache lines
   // Index of the claim that was hit last: a guest mostly polls one device. A hint only, hence relaxed.
   std::atomic<std::size_t> last_hit_{0};
 };
+
+template <typename Addr>
+inline AccessStatus Bus<Addr>::Read(Addr address, std::span<std::byte> data) {
+  if (data.empty()) return AccessStatus::kBadWidth;
+  const Claim* claim = Find(address.value(), data.size());
+  if (claim == nullptr) return FailRead(data, AccessStatus::kUnclaimed);
+  const AccessStatus status = claim->device->Read(address.value() - claim->start, data);
+  return status == AccessStatus::kOk ? status : FailRead(data, status);
+}
+
+template <typename Addr>
+inline AccessStatus Bus<Addr>::Write(Addr address, std::span<const std::byte> data) {
+  if (data.empty()) return AccessStatus::kBadWidth;
+  const Claim* claim = Find(address.value(), data.size());
+  if (claim == nullptr) return AccessStatus::kUnclaimed;
+  return claim->device->Write(address.value() - claim->start, data);
+}
 
 extern template class Bus<PortAddr>;
 extern template class Bus<abi::GuestPhysAddr>;
