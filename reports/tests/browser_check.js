@@ -3,7 +3,7 @@
 //   node browser_check.js PAGE.html [SCREENSHOT_FOLDER]      CHROMIUM names the browser (/usr/bin/chromium)
 //
 // Three views: desktop, phone, desktop in the dark; then print. In each: console messages, requests, and for each chart
-// how many shapes it drew.
+// how many shapes it drew and which of its shapes and texts reach out of it.
 "use strict";
 const fs = require("node:fs");
 const os = require("node:os");
@@ -35,8 +35,12 @@ const inspect = () => {
       const box = element.querySelector("svg")?.getBoundingClientRect();
       const shapes = [...element.querySelectorAll("svg path, svg circle, svg polygon, svg rect")]
         .filter((shape) => !["none", "transparent", null].includes(shape.getAttribute("fill")) || shape.getAttribute("stroke"));
+      const outside = [...element.querySelectorAll("svg path, svg text")].filter((shape) => {
+        const own = shape.getBoundingClientRect();
+        return own.width > 0 && (own.left < box.left - 1 || own.right > box.right + 1 || own.top < box.top - 1 || own.bottom > box.bottom + 1);
+      }).map((shape) => shape.textContent || shape.getAttribute("d").slice(0, 60));
       return {
-        id: element.dataset.figure, width: box?.width ?? 0, height: box?.height ?? 0, shapes: shapes.length,
+        outside, id: element.dataset.figure, width: box?.width ?? 0, height: box?.height ?? 0, shapes: shapes.length,
         texts: element.querySelectorAll("svg text").length,
         rows: element.parentElement.querySelectorAll("details tbody tr").length,
       };

@@ -81,9 +81,23 @@ def test_every_chart_is_drawn_in_every_view_with_a_table_beside_it(views: list[d
         assert {chart["id"] for chart in view["charts"]} == FIGURES
         for chart in view["charts"]:
             assert chart["width"] > 250 and chart["height"] > 100, (view["name"], chart)
-            assert chart["rows"] >= 2
+            assert chart["rows"] >= 2 and chart["outside"] == [], (view["name"], chart)
             # At least a mark for each row of the table, and some text for the axes.
             assert chart["shapes"] >= chart["rows"] and chart["texts"] >= 3, (view["name"], chart)
+
+
+def test_intervals_of_too_few_rounds_stay_within_their_charts(tmp_path: Path, run: Run) -> None:
+    """Two rounds that differ by a third give intervals of several orders of magnitude."""
+    noisy = synthetic.Noise(rounds=0.3, processes=0.3, samples=0.2)
+    hot = synthetic.Spec("hotpath", "bus_dispatch", {"kind": "pio"}, "ns/op", "lower", {"vm": 6.2, "floor": 5.1})
+    raw = synthetic.document(rounds=2, noise=noisy, specs=[*synthetic.default_specs(), hot])
+    assert run("report", synthetic.write(tmp_path / "result.json", raw)).code == 0
+    page = tmp_path / "report.html"
+    for view in open_in_browser(page):
+        check_quiet(view, page)
+        assert {chart["id"] for chart in view["charts"]} == FIGURES | {"hotpath-cost", "hotpath-floor"}
+        for chart in view["charts"]:
+            assert chart["outside"] == [], (view["name"], chart)
 
 
 def test_the_verdict_is_on_top_and_charts_answer_the_pointer(views: list[dict[str, Any]]) -> None:

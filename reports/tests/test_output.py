@@ -116,6 +116,21 @@ def test_report_is_one_file_that_names_no_other(result_path: Path, run: Run) -> 
     assert len(re.findall(r"sha256-[A-Za-z0-9+/=]{44}", own)) == 2
 
 
+def test_report_names_everything_that_has_no_value_with_its_reason(tmp_path: Path, run: Run) -> None:
+    raw = synthetic.document()
+    statuses = ("unsupported", "failed", "error", "crashed", "timeout")
+    entries = [entry for entry in raw["nestbench"]["measurements"] if entry["substrate"] == "vm"][: len(statuses)]
+    for entry, status in zip(entries, statuses, strict=True):
+        synthetic.set_status(raw, entry["id"], status, f"it was {status} because of that")
+    assert run("report", synthetic.write(tmp_path / "result.json", raw)).code == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    missing = page.split('<section id="missing">')[1].split("</section>")[0]
+    for entry, status in zip(entries, statuses, strict=True):
+        for text in (entry["id"], status, f"it was {status} because of that"):
+            assert f">{text}<" in missing, (entry["id"], text)
+    assert "nested/cpu_integer" in missing and "nested=1" in missing  # what cannot run here, and what would change it
+
+
 def test_report_escapes_every_string(tmp_path: Path, run: Run) -> None:
     path = synthetic.write(tmp_path / "result.json", hostile_document())
     assert run("report", path).code == 0

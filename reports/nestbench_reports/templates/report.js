@@ -252,7 +252,7 @@
 
   const curve = (figure, t, width) => {
     const sizes = finite(figure.series.flatMap((series) => series.points.map((point) => point[0])));
-    const values = finite(figure.series.flatMap((series) => series.points.flatMap((point) => point.slice(1, 4))));
+    const values = finite(figure.series.flatMap((series) => series.points.map((point) => point[1])));
     const [left, right] = [Math.min(...sizes) / 1.3, Math.max(...sizes) * 1.3];
     const [low, high] = [Math.min(...values) / 1.3, Math.max(...values) * 1.5];
     let xTicks = [];
@@ -260,7 +260,14 @@
     const every = Math.ceil(xTicks.length / Math.max(3, Math.floor(width / 80)));
     xTicks = xTicks.filter((_, index) => index % every === 0);
     const yTicks = decades(low, high, high / low > 200 ? [1, 3] : [1, 2, 5]);
+    const start = Math.max(64, Math.ceil(Math.max(...yTicks.map((tick) => textWidth(digits(tick), 12)))) + 42);  // labels and name
     const marks = figure.caches.filter((cache) => cache.bytes > left && cache.bytes < right);
+    // The legend breaks into lines of its own accord; the plot starts below the last.
+    let [lines, end] = [1, 0];
+    for (const entry of figure.series) {
+      const item = textWidth(entry.name, 12.5) + 46;
+      [lines, end] = end > 0 && end + item > width ? [lines + 1, item] : [lines, end + item];
+    }
     const dashes = ["solid", "dashed", "dotted"];
     const seen = {};
     const series = figure.series.map((entry) => {
@@ -285,12 +292,12 @@
       };
     }
     return {
-      height: Math.max(320, Math.min(440, width * 0.5)),
+      height: Math.max(320, Math.min(440, width * 0.5)) + 22 * (lines - 1),
       option: {
-        ...base(t), grid: { left: 64, right: 20, top: 64, bottom: 56, outerBoundsMode: "none" },
-        legend: { ...legend(t, figure.series.map((entry) => entry.name)), type: "scroll", itemWidth: 26 },
+        ...base(t), grid: { left: start, right: 20, top: 42 + 22 * lines, bottom: 56, outerBoundsMode: "none" },
+        legend: { ...legend(t, figure.series.map((entry) => entry.name)), itemWidth: 26 },
         xAxis: logAxis(t, left, right, xTicks, bytes, "working set"),
-        yAxis: { ...logAxis(t, low, high, yTicks, (value) => digits(value), figure.unit), nameGap: 42, axisLine: { show: false }, axisTick: { show: false } },
+        yAxis: { ...logAxis(t, low, high, yTicks, (value) => digits(value), figure.unit), nameGap: start - 22, axisLine: { show: false }, axisTick: { show: false } },
         tooltip: tooltip(t, (params) => {
           const [, , size, value, from, to, evidence] = params.data;
           const unit = figure.unit;
@@ -373,7 +380,7 @@
       height: 260,
       option: {
         ...base(t), grid: { left: 64, right: 12, top: 12, bottom: 28, outerBoundsMode: "none" },
-        xAxis: { type: "value", min: -1, max: rows.length, show: true, axisLabel: { show: false }, axisTick: { show: false }, splitLine: { show: false }, axisLine: { show: false }, name: "measurements, sorted (red diamonds do not hold 1)", nameLocation: "middle", nameGap: 14, nameTextStyle: { color: t.faint, fontSize: 12 } },
+        xAxis: { type: "value", min: -1, max: rows.length, show: true, axisLabel: { show: false }, axisTick: { show: false }, splitLine: { show: false }, axisLine: { show: false }, name: width < NARROW ? "sorted (red diamonds: not 1)" : "measurements, sorted (red diamonds do not hold 1)", nameLocation: "middle", nameGap: 14, nameTextStyle: { color: t.faint, fontSize: 12 } },
         yAxis: { ...logAxis(t, low, high, ticks, ratioText, width < NARROW ? "" : "second / first"), nameGap: 46, axisLine: { show: false }, axisTick: { show: false } },
         tooltip: tooltip(t, (params) => tip(rows[params.dataIndex].label, rows[params.dataIndex].notes)),
         series: [
