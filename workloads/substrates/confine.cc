@@ -21,7 +21,7 @@ constexpr rlim_t kMaxOpenFiles = 64;
 
 // What Measure() and both substrates do after their set-up: enter the guest, take time, arm and disarm the deadline,
 // read counters, give memory back, write the answer, end.
-constexpr int kAllowed[] = {
+[[maybe_unused]] constexpr int kAllowed[] = {
     SCMP_SYS(ioctl),         SCMP_SYS(read),          SCMP_SYS(pread64),
     SCMP_SYS(write),         SCMP_SYS(close),         SCMP_SYS(openat),
     SCMP_SYS(newfstatat),    SCMP_SYS(fstat),         SCMP_SYS(lseek),

@@ -113,7 +113,7 @@ bool Eventually(const std::function<bool()>& holds, std::chrono::milliseconds li
 }
 
 double MeasureTscHz() {
-  static const double hz = [] {
+  static const double kHz = [] {
     constexpr std::uint64_t kNs = 200'000'000;
     const std::uint64_t begin_ns = MonotonicRawNs();
     const std::uint64_t begin = __rdtsc();
@@ -121,7 +121,7 @@ double MeasureTscHz() {
     while (now_ns < begin_ns + kNs) now_ns = MonotonicRawNs();
     return static_cast<double>(__rdtsc() - begin) * 1e9 / static_cast<double>(now_ns - begin_ns);
   }();
-  return hz;
+  return kHz;
 }
 
 Request IntegerRequest(SubstrateKind substrate) {
