@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,12 @@ def run(command: Sequence[str], limit_s: float) -> subprocess.CompletedProcess[s
         raise ProgramError(f"{' '.join(command)} did not end within {limit_s:.0f} s", BROKE) from error
     except OSError as error:
         raise ProgramError(f"cannot start {command[0]}: {error.strerror}", USAGE) from error
+
+
+def show_progress(text: str) -> None:
+    """One line that rewrites itself, for a person only; nothing elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def last_line(text: str) -> str:

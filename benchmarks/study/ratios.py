@@ -12,7 +12,7 @@ import numpy as np
 
 from nestbench_reports import stats
 from nestbench_reports.stats import Estimate, FloatArray
-from programs import BROKE, FAIL, INCONCLUSIVE, PASS, UNSUPPORTED, ProgramError, Programs, last_line, run
+from programs import BROKE, FAIL, INCONCLUSIVE, PASS, UNSUPPORTED, ProgramError, Programs, last_line, run, show_progress
 
 # The goals, by benchmark: vm may cost at most so many times its floor.
 LIMITS = {"exits/doorbell_pio": 1.02, "exits/doorbell_mmio": 1.02, "lifecycle/cold_start": 1.10}
@@ -69,8 +69,8 @@ def measure(programs: Programs, effort: Effort) -> Samples:
             if identity not in process:
                 raise ProgramError(f"nestbench_micro has no benchmark {identity}", BROKE)
             samples[identity].append(process[identity])
-        print(f"\rprocess {number + 1} of {effort.processes}", end="", flush=True)
-    print()
+        show_progress(f"process {number + 1} of {effort.processes}")
+    show_progress("")
     return samples
 
 

@@ -57,7 +57,8 @@ def expression(text: str) -> str:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="study.py", description=__doc__, epilog=EXIT_CODES)
-    parser.add_argument(
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
         "--programs",
         type=Path,
         metavar="DIR",
@@ -67,6 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     ratio = studies.add_parser(
         "ratios",
+        parents=[common],
         help="vm/floor of PIO exit, MMIO exit and cold start against their limits",
         description="Runs nestbench_micro in several processes, vm and floor interleaved at random in each, and judges"
         " the paired ratio of medians by its 95 %% interval (bootstrap by process, then repetition).",
@@ -80,6 +82,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     null = studies.add_parser(
         "aa",
+        parents=[common],
         help="share of A/A intervals that contain 1",
         description="Repeats `nestbench run` with different seeds and counts, over all measurements of all result"
         " documents, the A/A intervals (arm b over arm a) that contain 1.",
