@@ -145,17 +145,25 @@ class Measurer {
     return {};
   }
 
-  // Doubles, or jumps once the batch is long enough to tell, until a batch takes about the target time.
+  // Doubles, or jumps once the batch is long enough to tell, until a batch takes about the target time. Long enough
+  // twice in a row: a batch of few operations that was interrupted looks long, and would make every later one far too
+  // short.
   Step Calibrate() {
     iterations_ = request_.iterations;
     const auto target_ns = static_cast<double>(request_.batch_target_ns);
     for (std::uint64_t tried = 1; iterations_ == 0; tried *= 2) {
       iterations_ = tried;
+      const auto is_enough = [&](double batch_ns) { return batch_ns >= target_ns / 8 || tried >= kMaxIterations; };
       Batch batch;
       if (auto done = RunBatch(batch); !done) return done;
-      last_operation_ns_ = batch.inside_ns / static_cast<double>(tried);
-      if (batch.inside_ns >= target_ns / 8 || tried >= kMaxIterations) {
-        const double scale = target_ns / std::max(batch.inside_ns, 1.0);
+      double batch_ns = batch.inside_ns;
+      if (is_enough(batch_ns)) {
+        if (auto done = RunBatch(batch); !done) return done;
+        batch_ns = std::min(batch_ns, batch.inside_ns);
+      }
+      last_operation_ns_ = batch_ns / static_cast<double>(tried);
+      if (is_enough(batch_ns)) {
+        const double scale = target_ns / std::max(batch_ns, 1.0);
         iterations_ = static_cast<std::uint64_t>(
             std::clamp(static_cast<double>(tried) * scale, 1.0, static_cast<double>(kMaxIterations)));
       } else {

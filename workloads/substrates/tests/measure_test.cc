@@ -90,6 +90,21 @@ TEST(MeasureTest, CalibratesToTheTargetTime) {
   }
 }
 
+TEST(MeasureTest, CalibratesAlthoughABatchIsInterrupted) {
+  for (int interrupted = 1; interrupted <= 20; ++interrupted) {
+    FakeSubstrate substrate;
+    int batch = 0;
+    substrate.change = [&batch, interrupted](const auto& command, auto& reply, auto& outcome) {
+      if (command.command != abi::Command::kRun || ++batch != interrupted) return;
+      reply.tsc_end += 4'000'000;  // the CPU was somebody else's for 4 ms
+      outcome.outside_ns += 4'000'000;
+    };
+    const Answer answer = Measure(substrate, SampleRequest());
+    ASSERT_EQ(answer.status, AnswerStatus::kOk) << answer.reason;
+    EXPECT_GT(static_cast<double>(answer.iterations) * substrate.ns_per_iteration, 0.5 * 10e6) << interrupted;
+  }
+}
+
 TEST(MeasureTest, TakesAtLeastOneIterationHoweverSlowItIs) {
   FakeSubstrate substrate;
   substrate.ns_per_iteration = 1e9;
