@@ -136,7 +136,7 @@ void AddBandwidth(std::vector<Workload>& catalogue) {
       catalogue.push_back(std::move(bandwidth));
     };
     const std::string_view is(name);
-    const bool is_quick = is == "triad" || is == "triad_nt";
+    const bool is_quick = is == "triad";
     add(kQuickArena, kSmall, is_quick ? Profile::kQuick : Profile::kStandard);
     add(kQuickArena, kLarge, Profile::kStandard);
     add(kLargeArena, kSmall, Profile::kFull);
@@ -160,7 +160,7 @@ void AddChase(std::vector<Workload>& catalogue) {
     const bool is_quick =
         size == 16 * kKiB || size == 256 * kKiB || size == kMiB || size == 8 * kMiB || size == 64 * kMiB;
     add(size, kSmall, is_quick ? Profile::kQuick : Profile::kStandard);
-    add(size, kLarge, size == 64 * kMiB ? Profile::kQuick : Profile::kStandard);
+    add(size, kLarge, Profile::kStandard);
     for (const Pages& pages : kMixed) add(size, pages, Profile::kFull);
   }
 }

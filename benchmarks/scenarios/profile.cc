@@ -35,15 +35,15 @@ std::string_view ToString(Profile profile) {
 Effort EffortOf(Profile profile) {
   switch (profile) {
     case Profile::kQuick:
-      return {.rounds = 3,
+      return {.rounds = 5,
               .samples = 2,
               .max_warmup_batches = 2,
               .batch_target = 30ms,
-              .micro_rounds = 3,
-              .micro_repetitions = 3,
+              .micro_rounds = 5,
+              .micro_repetitions = 2,
               .micro_min_time = 5ms,
-              .budget = 46s,
-              .micro_budget = 11s};
+              .budget = 45s,
+              .micro_budget = 13s};
     case Profile::kStandard:
       return {.rounds = 8,
               .samples = 4,
@@ -80,7 +80,8 @@ vmm::Result<Installation> Installation::Find() {
       {bin / "nestbench-guest", bin / "nestbench_micro", prefix / "images", source / "reports",
        source / "ci/gate.toml"},
       {prefix / "libexec/nestbench/nestbench-guest", prefix / "libexec/nestbench/nestbench_micro",
-       prefix / "libexec/nestbench/images", prefix / "share/nestbench/reports", prefix / "share/nestbench/ci/gate.toml"},
+       prefix / "libexec/nestbench/images", prefix / "share/nestbench/reports",
+       prefix / "share/nestbench/ci/gate.toml"},
   };
   for (const Installation& candidate : candidates) {
     if (std::filesystem::exists(candidate.guest_program, error)) return candidate;

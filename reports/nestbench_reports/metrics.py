@@ -64,12 +64,17 @@ def null_ratio(measurement: Measurement) -> Estimate | None:
 
 
 def raw_ratio(above: Measurement, below: Measurement) -> Estimate | None:
-    """above / below, paired by the rounds that both have; independent when they share fewer than two."""
-    above_rounds, below_rounds = above.samples_by_round, below.samples_by_round
-    common = sorted(above_rounds.keys() & below_rounds.keys())
-    if len(common) >= 2 or (common and len(above_rounds) == len(below_rounds) == 1):
-        return stats.paired_ratio([above_rounds[n] for n in common], [below_rounds[n] for n in common])
-    above_median, below_median = stats.median(list(above_rounds.values())), stats.median(list(below_rounds.values()))
+    """above / below, paired by the processes that both have; independent when they share fewer than two.
+
+    The unit is the pair, not the round: ABBA puts the two processes of a pair side by side, so what a round shares
+    falls out of their ratio, and what is left (where each process got its memory) is new in every process.
+    """
+    above_pairs, below_pairs = above.samples_by_pair, below.samples_by_pair
+    common = sorted(above_pairs.keys() & below_pairs.keys())
+    if len(common) >= 2 or (common and len(above_pairs) == len(below_pairs) == 1):
+        rounds = len({number for number, _arm in common})
+        return stats.paired_ratio([above_pairs[n] for n in common], [below_pairs[n] for n in common], rounds=rounds)
+    above_median, below_median = absolute(above), absolute(below)
     return None if above_median is None or below_median is None else stats.independent_ratio(above_median, below_median)
 
 

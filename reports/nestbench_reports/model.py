@@ -65,6 +65,13 @@ class Measurement:
         """Samples of both arms, by round number; rounds without a sample are left out."""
         return _by_round(self.rounds)
 
+    @cached_property
+    def samples_by_pair(self) -> dict[tuple[int, str], FloatArray]:
+        """Samples by round and arm: one process each. Its partner of another substrate ran right beside it."""
+        return {
+            (number, arm): samples for arm in ("a", "b") for number, samples in self.samples_of_arm(arm).items()
+        }
+
     def samples_of_arm(self, arm: str) -> dict[int, FloatArray]:
         return _by_round(tuple(entry for entry in self.rounds if entry.arm == arm))
 

@@ -2,11 +2,12 @@
 
 Location. The median over rounds of the median within each round: one slow round, or one slow sample, does not move it.
 
-Interval. Hierarchical bootstrap: rounds are drawn with replacement, then samples within each drawn round. The standard
-error of the log ratio over the resamples feeds a Student interval with (rounds - 1) degrees of freedom; the error is
-scaled by sqrt(n / (n - 1)): a bootstrap over n clusters sees only that share of their spread (T. Hesterberg, "What
-Teachers Should Know About the Bootstrap", 2015, section "Confidence intervals"). A plain percentile interval of four
-rounds would hold the truth in 87 % of cases at best, because it cannot reach beyond the extreme rounds.
+Interval. Hierarchical bootstrap: rounds (for the ratio of two substrates: pairs of processes, metrics.raw_ratio) are
+drawn with replacement, then samples within each drawn round. The standard error of the log ratio over the resamples
+feeds a Student interval with (rounds - 1) degrees of freedom; the error is scaled by sqrt(n / (n - 1)): a bootstrap
+over n clusters sees only that share of their spread (T. Hesterberg, "What Teachers Should Know About the Bootstrap",
+2015, section "Confidence intervals"). A plain percentile interval of four rounds would hold the truth in 87 % of
+cases at best, because it cannot reach beyond the extreme rounds.
 
 The median of s draws with replacement from s sorted values needs no s draws: it is the value at the quantile that the
 median of s uniform numbers takes, which is Beta distributed. That is exact, and makes a resample two numbers per round.
@@ -166,9 +167,12 @@ def median(rounds: Sequence[FloatArray], seed: int = SEED) -> Estimate | None:
 
 
 def paired_ratio(
-    numerator: Sequence[FloatArray], denominator: Sequence[FloatArray], seed: int = SEED
+    numerator: Sequence[FloatArray], denominator: Sequence[FloatArray], seed: int = SEED, rounds: int | None = None
 ) -> Estimate | None:
-    """numerator / denominator, the n-th entries of both from one round. None when a median is not positive."""
+    """numerator / denominator, the n-th entries of both measured side by side. None when a median is not positive.
+
+    `rounds`: how many rounds the entries come from, when a round holds several of them.
+    """
     if len(numerator) != len(denominator):
         raise ValueError("paired_ratio needs the same rounds on both sides")
     above, below = location(numerator), location(denominator)
@@ -176,13 +180,13 @@ def paired_ratio(
         return None
     count = len(numerator)
     error = None
-    if count >= 2:
+    if (count if rounds is None else rounds) >= 2:
         above_logs = _positive_logs(resampled_locations(numerator, seed, stream=1))
         below_logs = _positive_logs(resampled_locations(denominator, seed, stream=2))
         if above_logs is not None and below_logs is not None:
             error = _log_error(above_logs - below_logs, count)
     samples = _count(numerator) + _count(denominator)
-    return _estimate(math.log(above) - math.log(below), error, count - 1, count, samples)
+    return _estimate(math.log(above) - math.log(below), error, count - 1, rounds or count, samples)
 
 
 def independent_ratio(above: Estimate, below: Estimate) -> Estimate:
@@ -267,10 +271,11 @@ def required_rounds(ratio: Estimate, effect: float | None) -> int | None:
     if ratio.log_error is None or effect is None or ratio.rounds < 2:
         return None
     distance = abs(abs(math.log(ratio.value)) - math.log1p(effect))
+    units_per_round = (ratio.freedom + 1) / ratio.rounds
     rounds = ratio.rounds
     while rounds <= MOST_ROUNDS:
         error = ratio.log_error * math.sqrt(ratio.rounds / rounds)
-        if t_quantile(0.5 + CONFIDENCE / 2, rounds - 1) * error < distance:
+        if t_quantile(0.5 + CONFIDENCE / 2, units_per_round * rounds - 1) * error < distance:
             return rounds
         rounds += max(1, rounds // 20)
     return None

@@ -28,7 +28,7 @@ struct Effort {
   std::chrono::seconds budget;        // of the overhead scenario
   std::chrono::seconds micro_budget;  // of nestbench_micro's
 };
-inline constexpr std::uint32_t kMinimumRounds = 2;  // fewer say nothing about the spread between rounds
+inline constexpr std::uint32_t kMinimumRounds = 3;  // fewer say next to nothing about the spread between rounds
 
 // "quick" (at most 60 s of measuring), "standard" (about 10 min), "full". Empty for any other word.
 std::optional<workloads::Profile> ParseProfile(std::string_view name);
