@@ -38,9 +38,9 @@ void OnFree(const volatile void* /*block*/) {}
 }  // namespace
 
 std::uint64_t AllocationCount() {
-  static const bool installed = __sanitizer_install_malloc_and_free_hooks(OnMalloc, OnFree) != 0;
+  static const bool kInstalled = __sanitizer_install_malloc_and_free_hooks(OnMalloc, OnFree) != 0;
   // Without the hook nothing would ever be counted, and a count that rises by itself fails every expectation of none.
-  if (!installed) Count();
+  if (!kInstalled) Count();
   return g_allocations.load(std::memory_order_relaxed);
 }
 

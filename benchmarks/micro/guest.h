@@ -2,6 +2,7 @@
 // template is the benchmark of both and they differ in nothing but the library.
 #pragma once
 
+#include <fmt/format.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -129,7 +130,7 @@ inline abi::MailboxRequest MakeRequest(abi::Command command, abi::Doorbell doorb
 // Ring() that throws Broken.
 template <abi::Doorbell kDoorbell, typename Guest>
 void RingOrThrow(Guest& guest) {
-  if (!guest.template Ring<kDoorbell>()) throw Broken("the guest did not ring: " + std::string(guest.Why()));
+  if (!guest.template Ring<kDoorbell>()) throw Broken{fmt::format("the guest did not ring: {}", guest.Why())};
 }
 
 // Performs one command of a payload and throws Broken unless it answers "ok".

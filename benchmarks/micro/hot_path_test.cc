@@ -36,7 +36,7 @@ struct HotGuest {
 };
 
 const std::vector<HotGuest>& HotGuests() {
-  static const std::vector<HotGuest> guests = {
+  static const std::vector<HotGuest> kGuests = {
       {"DoorbellByPort",
        {0xBA, 0x20, 0x0B, 0x00, 0x00,  // mov edx, kDoorbellPort
         0xEF, 0xEB, 0xFD},             // 1: out dx, eax; jmp 1b
@@ -57,7 +57,7 @@ const std::vector<HotGuest>& HotGuests() {
         0xEB, 0xF2},                         // jmp 1b
        2},
   };
-  return guests;
+  return kGuests;
 }
 
 // Rings `count` times; an error text or nothing.
@@ -138,8 +138,9 @@ TEST(AllocationCounterTest, SeesEveryWayToAllocate) {
   };
   void* volatile block = nullptr;  // volatile: what is not used may be left out by the compiler
   EXPECT_EQ(counts([&block] { block = std::malloc(100); }), 1U);
-  EXPECT_EQ(counts([&block] { block = std::realloc(block, 100'000); }), 1U);
-  std::free(block);
+  void* volatile larger = nullptr;
+  EXPECT_EQ(counts([&] { larger = std::realloc(block, 100'000); }), 1U);
+  std::free(larger);
   EXPECT_EQ(counts([&block] { block = std::calloc(10, 10); }), 1U);
   std::free(block);
   EXPECT_EQ(counts([&block] { block = std::aligned_alloc(64, 128); }), 1U);

@@ -9,6 +9,8 @@
 //   dirty_log     KVM_GET_DIRTY_LOG of a slot in which the guest has written 1,000 pages since the last one
 // Timer: CLOCK_MONOTONIC_RAW directly around the step (manual time). Left out: all other steps, opening /dev/kvm,
 // reading the image's file.
+#include <fmt/format.h>
+
 #include <memory>
 #include <optional>
 #include <string>
@@ -157,7 +159,7 @@ void HarvestDirtyLog(State& state, Environment& environment) {
       state, [&guest] { RingOrThrow<kDoorbell>(guest); }, [&] { Steps::Harvest(guest, log); },
       [&log] {
         const std::uint64_t dirty = Steps::CountDirty(log);
-        if (dirty != kDirtyPages) throw Broken("the log holds " + std::to_string(dirty) + " pages, not 1000");
+        if (dirty != kDirtyPages) throw Broken{fmt::format("the log holds {} pages, not {}", dirty, kDirtyPages)};
       });
 }
 

@@ -51,7 +51,7 @@ int Complain(int code, const std::string& text) {
 std::filesystem::path FindImages() {
   std::error_code error;
   const auto folder = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
-  const auto installed = folder / "images";
+  auto installed = folder / "images";
   if (!error && std::filesystem::is_directory(installed, error)) return installed;
   return folder.parent_path() / "images";
 }

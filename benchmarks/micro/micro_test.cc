@@ -41,7 +41,8 @@ Outcome RunMicro(const std::string& arguments) {
 std::string IdOfName(std::string name) {
   for (;;) {
     const std::size_t last = name.find_last_of('/');
-    const std::string_view part = std::string_view(name).substr(last + 1);
+    std::string_view part = name;
+    part.remove_prefix(last + 1);
     if (part != "manual_time" && part != "real_time" && !part.starts_with("iterations:")) return name;
     name.resize(last);
   }

@@ -7,6 +7,7 @@
 // Timer: CLOCK_MONOTONIC_RAW, read by the other thread directly before it acts and by this one when KVM_RUN has
 // returned (manual time); it is one clock on all CPUs. Left out: getting the guest to spin or halt again. The other
 // thread has a CPU of its own.
+#include <fmt/format.h>
 #include <sys/eventfd.h>
 
 #include <array>
@@ -52,7 +53,7 @@ void Kick(State& state, Environment& environment) {
     helper.Ask();
     const bool kicked = guest.RunUntilKicked();
     const std::uint64_t end_ns = NowNs();
-    if (!kicked) throw Broken("the guest did not spin: " + std::string(guest.Why()));
+    if (!kicked) throw Broken{fmt::format("the guest did not spin: {}", guest.Why())};
     if (helper.ActedAtNs() == 0) throw Broken("the guest was not seen to spin in time");
     SetTimeSince(state, helper.ActedAtNs(), end_ns);
   }
@@ -158,7 +159,7 @@ void IrqFdWake(State& state, Environment& environment) {
     helper.Ask();
     const bool left = guest.RunToExit();
     const std::uint64_t end_ns = NowNs();
-    if (!left) throw Broken("the guest did not take its interrupt: " + std::string(guest.Why()));
+    if (!left) throw Broken{fmt::format("the guest did not take its interrupt: {}", guest.Why())};
     if (helper.ActedAtNs() == 0) throw Broken("the guest left before it was interrupted");
     SetTimeSince(state, helper.ActedAtNs(), end_ns);
   }
