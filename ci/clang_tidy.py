@@ -22,6 +22,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TIDY = "clang-tidy-16"
+_FINDING = re.compile(r"^(/[^:\n]+):\d+:\d+: (?:error|warning): ", re.MULTILINE)
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 
@@ -151,16 +152,25 @@ def _tidy(file: Path, folder: Path, extra: list[str]) -> tuple[bool, str]:
     return done.returncode == 0, output
 
 
+def _suspects(group: list[Unit], output: str) -> list[Unit]:
+    """The files of a group that its findings concern: all when it did not compile, or when findings lie elsewhere."""
+    found = {Path(name).resolve() for name in _FINDING.findall(output)}
+    concerned = [unit for unit in group if found.intersection(_dependencies(unit.file))]
+    known = {file for unit in concerned for file in _dependencies(unit.file)}
+    return concerned if found and found <= known and "clang-diagnostic-error" not in output else group
+
+
 def _check(group: list[Unit], file: Path, folder: Path, extra: list[str]) -> tuple[dict[Unit, bool], str, float]:
     """Which files of the group are clean, what was found, and how long it took."""
     start = time.monotonic()
     ok, output = _tidy(file, folder, extra)
     clean = dict.fromkeys(group, ok)
     if not ok and len(group) > 1:
-        # Findings in a group may stem from the grouping, and a finding marks its own file only: look at each alone.
+        # Findings in a group may stem from the grouping: every file that they concern is looked at alone.
+        suspects = _suspects(group, output)
         output = ""
         for unit in group:
-            clean[unit], text = _tidy(unit.file, folder, extra)
+            clean[unit], text = _tidy(unit.file, folder, extra) if unit in suspects else (True, "")
             output += text
     return clean, output, time.monotonic() - start
 
