@@ -7,8 +7,10 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <exception>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "exit_codes.h"
@@ -143,8 +145,13 @@ int Main(int argc, char** argv) {
 
   try {
     app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {  // --help, --version
+    return app.exit(asked);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitPass : kExitUsage;
+    const auto used = app.get_subcommands();
+    spdlog::error("{}; `nestbench {}--help` shows what there is", error.what(),
+                  used.empty() ? "" : used.front()->get_name() + " ");
+    return kExitUsage;
   }
   if (quick->parsed()) {
     request.scenarios = {"overhead", "exits"};
@@ -166,9 +173,13 @@ int Main(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return nestbench::program::Main(argc, argv);
+  } catch (const std::system_error& error) {
+    // {fmt} throws it when standard output is full or closed; standard error may be as well.
+    std::fputs(("nestbench: " + std::string(error.what()) + "\n").c_str(), stderr);
+    return nestbench::program::kExitBroke;
   } catch (const std::exception& error) {
     // Memory is exhausted, or a library threw what it never should.
-    fmt::print(stderr, "nestbench: internal error: {}\n", error.what());
+    std::fputs(("nestbench: internal error: " + std::string(error.what()) + "\n").c_str(), stderr);
     return nestbench::program::kExitBroke;
   }
 }

@@ -1,7 +1,9 @@
 #include "python.h"
 
+#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -39,9 +41,12 @@ int BecomePython(const scenarios::Installation& installation, const std::vector<
 }
 
 int CallPython(const scenarios::Installation& installation, const std::vector<std::string>& arguments) {
+  const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child < 0) return Missing();
   if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(kExitBroke);
     Exec(installation, arguments);
     ::_exit(Missing());
   }

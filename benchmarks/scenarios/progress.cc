@@ -29,6 +29,12 @@ std::string Seconds(std::chrono::duration<double> time) {
   return seconds < 60 ? fmt::format("{} s", seconds) : fmt::format("{} min {:02} s", seconds / 60, seconds % 60);
 }
 
+// A reader of the progress that has gone away is no reason to stop measuring; fmt::print would throw.
+template <typename... Args>
+void Print(fmt::format_string<Args...> format, Args&&... args) {
+  std::fputs(fmt::format(format, std::forward<Args>(args)...).c_str(), stderr);
+}
+
 }  // namespace
 
 Progress::Progress(std::string title, std::uint64_t total, bool quiet)
@@ -38,14 +44,14 @@ Progress::Progress(std::string title, std::uint64_t total, bool quiet)
       is_terminal_(::isatty(STDERR_FILENO) == 1),
       started_(std::chrono::steady_clock::now()),
       last_drawn_(started_) {
-  if (!quiet_ && !is_terminal_) fmt::print(stderr, "nestbench: {}: {} steps\n", title_, total_);
+  if (!quiet_ && !is_terminal_) Print("nestbench: {}: {} steps\n", title_, total_);
 }
 
 Progress::~Progress() {
   if (quiet_) return;
   const auto took = Seconds(std::chrono::steady_clock::now() - started_);
-  if (is_terminal_) fmt::print(stderr, "\r\x1b[K");
-  fmt::print(stderr, "nestbench: {}: {} of {} steps in {}\n", title_, done_, total_, took);
+  if (is_terminal_) Print("\r\x1b[K");
+  Print("nestbench: {}: {} of {} steps in {}\n", title_, done_, total_, took);
 }
 
 void Progress::Step(std::string_view what) {
@@ -61,14 +67,14 @@ void Progress::Draw(std::string_view what) {
   const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - started_;
   const std::string left = Seconds(passed * ((1 - fraction) / std::max(fraction, 1e-6)));
   if (!is_terminal_) {
-    fmt::print(stderr, "nestbench: {}: {:.0f} %, {} left\n", title_, 100 * fraction, left);
+    Print("nestbench: {}: {:.0f} %, {} left\n", title_, 100 * fraction, left);
     return;
   }
   const auto full = static_cast<std::size_t>(fraction * kBarCells);
   std::string line = fmt::format("{} [{}{}] {:3.0f} %  {} left  {}", title_, std::string(full, '#'),
                                  std::string(kBarCells - full, '.'), 100 * fraction, left, what);
   line.resize(std::min(line.size(), Columns() - 1));
-  fmt::print(stderr, "\r\x1b[K{}", line);
+  Print("\r\x1b[K{}", line);
   std::fflush(stderr);
 }
 

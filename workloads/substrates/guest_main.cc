@@ -57,6 +57,10 @@ Answer Serve(const std::string& line) {
   Answer answer;
   if (!substrate) {
     answer = AnswerOf(substrate.error());
+    // What is wrong inside the image: the loader has only its bytes.
+    if (substrate.error().kind == vmm::ErrorKind::kMalformed) {
+      answer.reason = fmt::format("{}: {}", request->image, answer.reason);
+    }
   } else if (auto filtered = FilterSystemCalls(); !filtered) {
     answer = AnswerOf(filtered.error());
   } else {
