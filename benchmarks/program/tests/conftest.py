@@ -107,7 +107,7 @@ def no_child_left() -> Iterator[None]:
 
 def children_of(pid: int) -> list[int]:
     """Also those that have ended and are not collected."""
-    found = []
+    found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
             found += [int(child) for child in (task / "children").read_text().split()]

@@ -101,12 +101,10 @@ def test_a_corrupted_image_is_named_and_the_others_are_measured(build: Path, tmp
     image = tmp_path / "prefix" / "libexec" / "nestbench" / "images" / "cpu_branches.elf"
     content = bytearray(image.read_bytes())
     content[18:20] = (183).to_bytes(2, "little")  # e_machine: EM_AARCH64
-    {
-        "truncated": lambda: image.write_bytes(image.read_bytes()[:200]),
-        "other machine": lambda: image.write_bytes(content),
-        "empty": lambda: image.write_bytes(b""),
-        "gone": image.unlink,
-    }[damage]()
+    image.unlink()
+    if damage != "gone":
+        damaged = {"truncated": content[:200], "other machine": content, "empty": b""}
+        image.write_bytes(damaged[damage])
     arguments = ("run", "overhead", "--filter", "cpu_(integer|branches)", "--rounds", "1", "--json-only")
     result = program(*arguments, "--profile", "quick", "--out", tmp_path / "out")
     assert result.code == 6, result.err

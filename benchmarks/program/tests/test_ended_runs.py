@@ -12,7 +12,7 @@ import pytest
 from conftest import Program, children_of, document, journal_rounds, measurements, wait_for
 
 # Long enough to be ended in its middle: some twenty processes of each workload.
-LONG = ("run", "overhead", "--profile", "quick", "--filter", "cpu_(integer|branches)", "--rounds", "40", "--json-only")
+LONG = ("run", "overhead", "--profile", "quick", "--filter", "cpu_(integer|branches)", "--rounds", "40")
 
 
 def _assert_nothing_else_went_wrong(found: dict[str, dict[str, Any]]) -> None:
@@ -29,15 +29,13 @@ def _guest_of(process: subprocess.Popen[str]) -> int:
     def find() -> int | None:
         for child in children_of(process.pid):
             try:
-                if Path(os.readlink(f"/proc/{child}/exe")).name == "nestbench-guest":
+                if os.readlink(f"/proc/{child}/exe").endswith("/nestbench-guest"):
                     return child
             except OSError:
                 continue
         return None
 
-    found = wait_for(find, "a guest process")
-    assert isinstance(found, int)
-    return found
+    return int(wait_for(find, "a guest process"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
@@ -45,7 +43,7 @@ def test_a_signal_ends_the_run_and_keeps_what_is_finished(
     program: Program, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    with program.started(*LONG, "--out", out) as process:
+    with program.started(*LONG, "--json-only", "--out", out) as process:
         wait_for(lambda: journal_rounds(out) >= 3, "three rounds")
         process.send_signal(number)
         _, messages = process.communicate(timeout=20)
@@ -60,7 +58,7 @@ def test_a_signal_ends_the_run_and_keeps_what_is_finished(
 
 def test_a_signal_to_the_whole_group_as_a_terminal_sends_it(program: Program, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = program.command(*LONG, "--out", out)
+    command = program.command(*LONG, "--json-only", "--out", out)
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         wait_for(lambda: journal_rounds(out) >= 3, "three rounds")
         os.killpg(process.pid, signal.SIGINT)
@@ -73,8 +71,7 @@ def test_a_killed_guest_process_is_a_crash_of_that_measurement_alone(
     program: Program, tmp_path: Path, has_guests: bool
 ) -> None:
     out = tmp_path / "out"
-    arguments = [*LONG, "--out", out]
-    arguments[arguments.index("40")] = "2"
+    arguments = [*LONG[:-1], "2", "--json-only", "--out", str(out)]
     with program.started(*arguments) as process:
         wait_for(lambda: journal_rounds(out) >= 1, "a round")
         os.kill(_guest_of(process), signal.SIGKILL)
@@ -90,7 +87,7 @@ def test_a_killed_guest_process_is_a_crash_of_that_measurement_alone(
 
 def test_kill_9_of_the_program_loses_no_finished_measurement(program: Program, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with program.started(*LONG, "--out", out) as process:
+    with program.started(*LONG, "--json-only", "--out", out) as process:
         wait_for(lambda: journal_rounds(out) >= 3, "three rounds")
         _guest_of(process)  # it has a child to leave behind, which the fixture looks for
         process.kill()
@@ -110,9 +107,7 @@ def test_kill_9_of_the_program_loses_no_finished_measurement(program: Program, t
 
 def test_readers_that_go_away_do_not_end_the_run(program: Program, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = [*LONG, "--out", out]
-    arguments[arguments.index("40")] = "1"
-    arguments.remove("--json-only")
+    arguments = [*LONG[:-1], "1", "--out", str(out)]
     with program.started(*arguments) as process:
         assert process.stderr is not None and process.stdout is not None
         process.stderr.close()

@@ -71,7 +71,11 @@ def test_an_out_folder_that_holds_a_result(program: Program, tmp_path: Path) -> 
 def test_a_document_that_is_none(program: Program, tmp_path: Path, command: str, text: str) -> None:
     path = tmp_path / "result.json"
     path.write_text(text)
-    operands = {"compare": [path, path], "gate": ["--policy", tmp_path / "policy.toml", path]}.get(command, [path])
+    operands: list[str | Path] = [path]
+    if command == "compare":
+        operands = [path, path]
+    if command == "gate":
+        operands = ["--policy", tmp_path / "policy.toml", path]
     (tmp_path / "policy.toml").write_text("")
     result = program(command, *operands)
     assert result.code in (2, 4)  # 4: a document of another schema cannot be compared

@@ -49,8 +49,8 @@ def protocol_seeds() -> dict[str, bytes]:
     request = {
         "protocol": 1, "substrate": "vm", "image": "cpu_integer.elf", "operation": 0, "parameters": [0] * 8, "seed": 1,
         "arena_bytes": 0, "host_page_bytes": 4096, "guest_page_bytes": 4096, "reset_arena": False, "cpu": -1,
-        "iterations": 0, "batch_target_ns": 10000000, "samples": 5, "max_warmup_batches": 3, "deadline_ns": 1000000000, "tsc_hz": 2.5e9,
-        "doorbell": "port",
+        "iterations": 0, "batch_target_ns": 10000000, "samples": 5, "max_warmup_batches": 3,
+        "deadline_ns": 1000000000, "tsc_hz": 2.5e9, "doorbell": "port",
     }  # fmt: skip
     answer = {
         "status": "ok", "reason": "", "image_sha256": "0123456789abcdef" * 4, "iterations": 1000, "warmup_batches": 2,
