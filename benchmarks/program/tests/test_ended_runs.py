@@ -38,7 +38,7 @@ def _guest_of(process: subprocess.Popen[str]) -> int:
     return int(wait_for(find, "a guest process"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["INT", "TERM", "HUP"])
 def test_a_signal_ends_the_run_and_keeps_what_is_finished(
     program: Program, tmp_path: Path, number: signal.Signals
 ) -> None:
