@@ -61,8 +61,8 @@ TEST(CatalogueTest, KeepsTheQuickProfileSmall) {
     // A machine of 2 GiB can run it. Most need far less: a first touch in large pages needs many of them for a batch.
     EXPECT_LE(workload.arena_bytes, 512 * kMiB) << Id(workload, "overhead", "bare");
   }
-  EXPECT_GE(quick, 20U);
-  EXPECT_LE(quick, 30U);
+  EXPECT_GE(quick, 15U);
+  EXPECT_LE(quick, 20U);
 }
 
 TEST(CatalogueTest, IncludesASmallerProfileInALargerOne) {

@@ -16,6 +16,8 @@
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/progress.h"
 #include "nestbench/scenarios/run_context.h"
+#include "nestbench/vmm/loader/loaded_file.h"
+#include "nestbench/vmm/loader/sha256.h"
 #include "round_budget.h"
 
 namespace nestbench::scenarios {
@@ -26,6 +28,9 @@ using nlohmann::json;
 constexpr std::chrono::seconds kListLimit{20};
 constexpr std::string_view kUnsupportedPrefix = "unsupported: ";
 constexpr std::string_view kFloor = "floor";
+constexpr std::string_view kBare = "bare";
+constexpr std::string_view kExits = "exits";
+constexpr std::string_view kExitsImage = "exits";
 
 // Google Benchmark appends to a name how it was run ("/manual_time", "/iterations:3"); an id ends in its substrate.
 std::string IdOfName(std::string name) {
@@ -61,6 +66,11 @@ std::vector<std::string> CommonArguments(const RunContext& context) {
   return {fmt::format("--images={}", context.installation.images.string()), fmt::format("--cpu={}", context.cpu)};
 }
 
+// The quick profile has time for what leaves the guest, not for what the library does in user space.
+bool Includes(workloads::Profile profile, std::string_view id) {
+  return profile != workloads::Profile::kQuick || !id.starts_with("hotpath/");
+}
+
 // The registered names, by id, in the order of registration.
 vmm::Result<std::vector<std::pair<std::string, std::string>>> ListNames(const RunContext& context) {
   auto arguments = CommonArguments(context);
@@ -72,7 +82,8 @@ vmm::Result<std::vector<std::pair<std::string, std::string>>> ListNames(const Ru
   std::istringstream lines(child->output);
   for (std::string line; std::getline(lines, line);) {
     std::string id = IdOfName(line);
-    if (result::ParseId(id) && context.selects(id)) names.emplace_back(std::move(id), line);
+    if (result::ParseId(id) && context.selects(id) && Includes(context.profile, id))
+      names.emplace_back(std::move(id), line);
   }
   return names;
 }
@@ -110,6 +121,8 @@ class MicroRun {
   result::Result<void> Announce(const std::vector<std::pair<std::string, std::string>>& names) {
     std::set<std::string> ids;
     for (const auto& [id, name] : names) ids.insert(id);
+    auto digest = ImageDigest();
+    if (!digest) return Fail(std::move(digest.error()));
     for (const auto& [id, name] : names) {
       auto parts = result::ParseId(id);
       if (!parts) return Fail(std::move(parts.error()));
@@ -120,11 +133,15 @@ class MicroRun {
       measurement.substrate = parts->substrate;
       measurement.params = parts->params;
       measurement.unit = "ns/op";
+      if (!digest->empty() && measurement.scenario == kExits && measurement.substrate != kBare) {
+        measurement.image = kExitsImage;
+        measurement.image_sha256 = *digest;
+      }
       parts->substrate = kFloor;
       if (auto floor = result::MakeId(*parts); floor && *floor != id && ids.contains(*floor)) {
         measurement.floor_id = *floor;
       }
-      const bool needs_kvm = measurement.substrate != "bare" && measurement.scenario != "hotpath";
+      const bool needs_kvm = measurement.substrate != kBare && measurement.scenario != "hotpath";
       if (needs_kvm && !context_.vm_unsupported.empty()) {
         measurement.status = result::Status::kUnsupported;
         measurement.reason = context_.vm_unsupported;
@@ -134,6 +151,19 @@ class MicroRun {
       if (auto added = journal_.AddMeasurement(measurement); !added) return added;
     }
     return {};
+  }
+
+  // Of the image that every exit is measured with, noted in the journal; empty when it cannot be read: nestbench_micro
+  // will say so for each of its benchmarks.
+  result::Result<std::string> ImageDigest() {
+    constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
+    const auto path = context_.installation.images / (std::string(kExitsImage) + ".elf");
+    auto image = vmm::LoadedFile::Read(path.string(), kMaxImageBytes);
+    if (!image) return std::string();
+    auto digest = vmm::Sha256Hex(image->bytes());
+    if (!digest) return Fail(std::move(digest.error()));
+    if (auto added = journal_.AddImage(kExitsImage, *digest); !added) return Fail(std::move(added.error()));
+    return *digest;
   }
 
   result::Result<void> RunProcess(std::uint32_t round, result::Arm arm) {
