@@ -244,8 +244,8 @@ std::vector<Workload> MakeCatalogue() {
 }  // namespace
 
 std::span<const Workload> Catalogue() {
-  static const std::vector<Workload> catalogue = MakeCatalogue();
-  return catalogue;
+  static const std::vector<Workload> kCatalogue = MakeCatalogue();
+  return kCatalogue;
 }
 
 bool Includes(Profile profile, const Workload& workload) { return workload.profile <= profile; }

@@ -32,9 +32,10 @@
 }
 
 extern "C" {
-extern const std::byte nestbench_raw_stub_page_fault[];
-extern const std::byte nestbench_raw_stub_panic[];
-extern const std::byte nestbench_raw_stubs_end[];
+// Labels of the assembler text above.
+extern const std::byte nestbench_raw_stub_page_fault[];  // NOLINT(readability-identifier-naming)
+extern const std::byte nestbench_raw_stub_panic[];       // NOLINT(readability-identifier-naming)
+extern const std::byte nestbench_raw_stubs_end[];        // NOLINT(readability-identifier-naming)
 }
 
 namespace nestbench::floor {

@@ -51,21 +51,21 @@ std::uint64_t AllocationCount() { return g_allocations.load(std::memory_order_re
 extern "C" {
 
 void* __libc_malloc(std::size_t size);
-void* __libc_calloc(std::size_t count, std::size_t size);
-void* __libc_realloc(void* block, std::size_t size);
+void* __libc_calloc(std::size_t nmemb, std::size_t size);
+void* __libc_realloc(void* ptr, std::size_t size);
 void* __libc_memalign(std::size_t alignment, std::size_t size);
 
 void* malloc(std::size_t size) noexcept {
   Count();
   return __libc_malloc(size);
 }
-void* calloc(std::size_t count, std::size_t size) noexcept {
+void* calloc(std::size_t nmemb, std::size_t size) noexcept {
   Count();
-  return __libc_calloc(count, size);
+  return __libc_calloc(nmemb, size);
 }
-void* realloc(void* block, std::size_t size) noexcept {
+void* realloc(void* ptr, std::size_t size) noexcept {
   Count();
-  return __libc_realloc(block, size);
+  return __libc_realloc(ptr, size);
 }
 void* memalign(std::size_t alignment, std::size_t size) noexcept {
   Count();
@@ -75,10 +75,10 @@ void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
   Count();
   return __libc_memalign(alignment, size);
 }
-int posix_memalign(void** block, std::size_t alignment, std::size_t size) noexcept {
+int posix_memalign(void** memptr, std::size_t alignment, std::size_t size) noexcept {
   Count();
-  *block = __libc_memalign(alignment, size);
-  return *block == nullptr ? ENOMEM : 0;
+  *memptr = __libc_memalign(alignment, size);
+  return *memptr == nullptr ? ENOMEM : 0;
 }
 
 }  // extern "C"

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <string_view>
 #include <utility>
@@ -142,7 +143,7 @@ Result<std::uint64_t> CalibrateTscHz(std::chrono::nanoseconds duration) {
     return vmm::Fail(Error::Malformed("calibrate TSC", "the TSC or CLOCK_MONOTONIC_RAW did not advance"));
   }
   const double hz = static_cast<double>(end.first - begin.first) * 1e9 / static_cast<double>(end.second - begin.second);
-  return static_cast<std::uint64_t>(hz + 0.5);
+  return static_cast<std::uint64_t>(std::llround(hz));
 }
 
 double HostLoopNsPerInstruction() {

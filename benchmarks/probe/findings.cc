@@ -154,9 +154,10 @@ std::vector<Capability> AssessCapability(const HostReport& report, std::span<con
   capability.reserve(subjects.size());
   for (const Subject& subject : subjects) {
     auto [reason, remedy] = Obstacle(report, subject);
+    const bool is_runnable = reason.empty();
     capability.push_back({.scenario = subject.scenario,
                           .workload = subject.workload,
-                          .runnable = reason.empty(),
+                          .runnable = is_runnable,
                           .reason = std::move(reason),
                           .remedy = std::move(remedy)});
   }

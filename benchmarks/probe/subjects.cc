@@ -44,29 +44,31 @@ void AddGuest(std::vector<Subject>& subjects, const char* scenario, const char* 
 std::vector<Subject> MakeSubjects() {
   std::vector<Subject> subjects;
   AddOverhead(subjects);
-  AddGuest(subjects, "exits", "pio");
-  AddGuest(subjects, "exits", "mmio");
+  AddGuest(subjects, "exits", "doorbell_pio");
+  AddGuest(subjects, "exits", "doorbell_mmio");
   AddGuest(subjects, "exits", "ioeventfd_pio", {"KVM_CAP_IOEVENTFD"});
   AddGuest(subjects, "exits", "ioeventfd_mmio", {"KVM_CAP_IOEVENTFD"});
   AddGuest(subjects, "exits", "cpuid");
   AddGuest(subjects, "exits", "page_fault");
   AddGuest(subjects, "exits", "rdtsc");
+  AddGuest(subjects, "exits", "immediate_exit", {"KVM_CAP_IMMEDIATE_EXIT"});
   AddGuest(subjects, "lifecycle", "create_vm");
   AddGuest(subjects, "lifecycle", "create_vcpu");
-  AddGuest(subjects, "lifecycle", "first_exit");
+  AddGuest(subjects, "lifecycle", "cold_start");
   AddGuest(subjects, "lifecycle", "destroy");
-  AddGuest(subjects, "lifecycle", "slot");
+  AddGuest(subjects, "lifecycle", "slot_add");
+  AddGuest(subjects, "lifecycle", "slot_remove");
   AddGuest(subjects, "lifecycle", "dirty_log");
   AddGuest(subjects, "lifecycle", "kick", {"KVM_CAP_IMMEDIATE_EXIT"});
-  AddGuest(subjects, "lifecycle", "irqfd", {"KVM_CAP_IRQFD"});
+  AddGuest(subjects, "lifecycle", "irqfd_wake", {"KVM_CAP_IRQFD"});
   return subjects;
 }
 
 }  // namespace
 
 std::span<const Subject> DefaultSubjects() {
-  static const std::vector<Subject> subjects = MakeSubjects();
-  return subjects;
+  static const std::vector<Subject> kSubjects = MakeSubjects();
+  return kSubjects;
 }
 
 }  // namespace nestbench::probe

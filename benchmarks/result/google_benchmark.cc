@@ -63,7 +63,7 @@ json Caches() {
     const std::string type = ReadLine(folder / "type");
     if (type.empty()) break;
     caches.push_back({{"type", type},
-                      {"level", std::atoi(ReadLine(folder / "level").c_str())},
+                      {"level", std::strtol(ReadLine(folder / "level").c_str(), nullptr, 10)},
                       {"size", CacheBytes(ReadLine(folder / "size"))},
                       {"num_sharing", MaskBits(ReadLine(folder / "shared_cpu_map"))}});
   }

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <utility>
 
@@ -25,7 +26,7 @@ std::size_t Columns() {
 }
 
 std::string Seconds(std::chrono::duration<double> time) {
-  const auto seconds = static_cast<long>(time.count() + 0.5);
+  const auto seconds = std::lround(time.count());
   return seconds < 60 ? fmt::format("{} s", seconds) : fmt::format("{} min {:02} s", seconds / 60, seconds % 60);
 }
 

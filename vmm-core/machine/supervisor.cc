@@ -56,8 +56,9 @@
 }
 
 extern "C" {
-extern const std::byte nestbench_stubs_begin[];
-extern const std::byte nestbench_stubs_end[];
+// Labels of the assembler text above.
+extern const std::byte nestbench_stubs_begin[];  // NOLINT(readability-identifier-naming)
+extern const std::byte nestbench_stubs_end[];    // NOLINT(readability-identifier-naming)
 }
 
 namespace nestbench::vmm::internal {

@@ -118,7 +118,7 @@ Result<MemoryRegion> MemoryRegion::Create(abi::GuestPhysRange range, const Memor
   const std::uint64_t slack_bytes = needs_slack ? abi::kLargePageBytes : 0;
   void* hint = nullptr;
   if (options.fixed_host_address) {
-    hint = reinterpret_cast<void*>(*options.fixed_host_address);  // NOLINT(performance-no-int-to-ptr)
+    hint = reinterpret_cast<void*>(*options.fixed_host_address);
     flags |= MAP_FIXED_NOREPLACE;
   }
   const std::uint64_t mapped_bytes = range.size_bytes + slack_bytes;

@@ -92,7 +92,7 @@ constexpr std::size_t kWordBytes = 16;
 
 template <typename T>
 [[NESTBENCH_PVH_TEXT]] inline T* At(std::uint64_t address) {
-  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr)
+  return reinterpret_cast<T*>(address);
 }
 
 [[NESTBENCH_PVH_TEXT]] void OutByte(std::uint16_t port, std::uint8_t value) {

@@ -88,7 +88,7 @@ class Bare final : public Substrate {
       : low_(std::move(low)),
         image_(std::move(image)),
         arena_(std::move(arena)),
-        entry_(reinterpret_cast<EntryFunction>(entry)) {}  // NOLINT(performance-no-int-to-ptr)
+        entry_(reinterpret_cast<EntryFunction>(entry)) {}
 
   static Result<MemoryRegion> MapImage(const ElfImage& image) {
     const std::uint64_t end = image.range().start.value() + image.range().size_bytes;

@@ -19,8 +19,8 @@ using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 const HostReport& ThisHost() {
-  static const HostReport report = Probe();
-  return report;
+  static const HostReport kReport = Probe();
+  return kReport;
 }
 
 TEST(Probe, EndsSoon) {

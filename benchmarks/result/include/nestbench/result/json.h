@@ -19,11 +19,11 @@ nlohmann::json ToJson(const Finding& finding);
 nlohmann::json ToJson(const Capability& capability);
 nlohmann::json ToJson(const RunInfo& run);
 
-Result<Round> RoundFromJson(const nlohmann::json& json);
-Result<Measurement> MeasurementFromJson(const nlohmann::json& json);
-Result<Finding> FindingFromJson(const nlohmann::json& json);
-Result<Capability> CapabilityFromJson(const nlohmann::json& json);
-Result<RunInfo> RunInfoFromJson(const nlohmann::json& json);
+Result<Round> RoundFromJson(const nlohmann::json& value);
+Result<Measurement> MeasurementFromJson(const nlohmann::json& value);
+Result<Finding> FindingFromJson(const nlohmann::json& value);
+Result<Capability> CapabilityFromJson(const nlohmann::json& value);
+Result<RunInfo> RunInfoFromJson(const nlohmann::json& value);
 
 // 64 lower-case hex digits.
 bool IsSha256(std::string_view text);
@@ -37,6 +37,6 @@ Result<nlohmann::json> ParseJson(std::string_view text, std::string_view what);
 
 // JSON text; bytes that are not UTF-8 (a crashed child's standard error, for one) become U+FFFD instead of an error.
 // `indent` -1: one line without a line end.
-std::string Dump(const nlohmann::json& json, int indent = -1);
+std::string Dump(const nlohmann::json& value, int indent = -1);
 
 }  // namespace nestbench::result
