@@ -17,7 +17,9 @@ namespace nestbench::vmm::testing {
 inline constexpr std::uint64_t kCodeAddress = 0x1000;
 inline constexpr std::uint64_t kMemoryBytes = 1ULL << 20;
 
-// Skips the calling test, with the reason, where there is no usable /dev/kvm.
+// Skips the calling test, with the reason, where there is no usable /dev/kvm. (A name that is declared cannot stand in
+// parentheses.)
+// NOLINTNEXTLINE(bugprone-macro-parentheses)
 #define NESTBENCH_REQUIRE_KVM(device)                \
   auto device = ::nestbench::vmm::KvmDevice::Open(); \
   if (!(device)) GTEST_SKIP() << (device).error().ToString()
