@@ -19,10 +19,11 @@ inline constexpr std::uint64_t kMemoryBytes = 1ULL << 20;
 
 // Skips the calling test, with the reason, where there is no usable /dev/kvm. (A name that is declared cannot stand in
 // parentheses.)
-// NOLINTNEXTLINE(bugprone-macro-parentheses)
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define NESTBENCH_REQUIRE_KVM(device)                \
   auto device = ::nestbench::vmm::KvmDevice::Open(); \
   if (!(device)) GTEST_SKIP() << (device).error().ToString()
+// NOLINTEND(bugprone-macro-parentheses)
 
 // Fails the calling test with the error's text.
 #define ASSERT_OK(expression)                                             \
