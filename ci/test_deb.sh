@@ -28,7 +28,7 @@ field() { dpkg-deb --field "$deb" "$1"; }
 (($(field Description | wc -l) >= 2)) || fail "Description has no long text"
 depends=$(field Depends)
 for package in libc6 libstdc++6 libfmt9 python3 python3-jinja2 python3-jsonschema python3-numpy; do
-  [[ ", $depends" =~ ,\ $package(,|\ |$) ]] || fail "Depends lacks $package: $depends"
+  [[ ", $depends" =~ ,\ "$package"(,|\ |$) ]] || fail "Depends lacks $package: $depends"
 done
 
 dpkg-deb --contents "$deb" >"$scratch/contents"
