@@ -70,7 +70,8 @@ Result<ClockInfo> ReadClockSources(const SystemFiles& files) {
   auto source = files.Read(folder + "/current_clocksource");
   if (!source) return vmm::Fail(std::move(source.error()));
   clock.source = Trim(*source);
-  for (const std::string_view name : SplitWords(files.ReadTrimmedOrEmpty(folder + "/available_clocksource"))) {
+  const std::string available = files.ReadTrimmedOrEmpty(folder + "/available_clocksource");
+  for (const std::string_view name : SplitWords(available)) {
     clock.available.emplace_back(name);
   }
   return clock;

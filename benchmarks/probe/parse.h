@@ -1,6 +1,7 @@
 // Parsers of the text that the kernel shows in /proc and /sys. Pure; whatever does not parse is left out or empty.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -16,6 +17,13 @@ std::string_view Trim(std::string_view text);
 std::vector<std::string_view> SplitWords(std::string_view text);
 std::vector<std::string_view> SplitLines(std::string_view text);
 std::vector<std::string_view> Split(std::string_view text, char separator);
+// What these return points into the text: a temporary would be gone, in a range-based for before its first turn.
+template <std::same_as<std::string> Temporary>
+void SplitWords(Temporary&& text) = delete;
+template <std::same_as<std::string> Temporary>
+void SplitLines(Temporary&& text) = delete;
+template <std::same_as<std::string> Temporary>
+void Split(Temporary&& text, char separator) = delete;
 std::optional<std::uint64_t> ParseUnsigned(std::string_view text, int base = 10);  // the whole text, nothing else
 
 // First processor of /proc/cpuinfo. kMalformed without vendor_id.
