@@ -1,6 +1,7 @@
 """Estimates, intervals and verdicts. Pure functions over numbers; nothing here knows a document or a file.
 
 Location. The median over rounds of the median within each round: one slow round, or one slow sample, does not move it.
+A ratio of things measured side by side is the median over pairs of the ratio of their medians.
 
 Interval. Hierarchical bootstrap: rounds (for the ratio of two substrates: pairs of processes, metrics.raw_ratio) are
 drawn with replacement, then samples within each drawn round. The standard error of the log ratio over the resamples
@@ -111,6 +112,11 @@ def resampled_locations(
     Two measurements with the same number of rounds and the same seed draw the same rounds, whatever their stream: that
     pairs them. Their samples are drawn independently when the streams differ.
     """
+    return _row_medians(_resampled_medians(rounds, seed, stream, resamples))
+
+
+def _resampled_medians(rounds: Sequence[FloatArray], seed: int, stream: int, resamples: int) -> FloatArray:
+    """The medians of the drawn rounds, a row for each resample."""
     count = len(rounds)
     sizes = np.array([len(samples) for samples in rounds], dtype=np.int64)
     table = np.zeros((count, int(sizes.max())))
@@ -122,7 +128,7 @@ def resampled_locations(
         lower, upper = _median_ranks(seed, stream, (resamples, count), int(size))
         chosen = sizes[picks] == size
         medians[chosen] = 0.5 * table[picks[chosen], lower[chosen]] + 0.5 * table[picks[chosen], upper[chosen]]
-    return _row_medians(medians)
+    return medians
 
 
 def _row_medians(values: FloatArray) -> FloatArray:
@@ -169,24 +175,29 @@ def median(rounds: Sequence[FloatArray], seed: int = SEED) -> Estimate | None:
 def paired_ratio(
     numerator: Sequence[FloatArray], denominator: Sequence[FloatArray], seed: int = SEED, rounds: int | None = None
 ) -> Estimate | None:
-    """numerator / denominator, the n-th entries of both measured side by side. None when a median is not positive.
+    """The median over pairs of the ratio of their medians; the n-th entries of both were measured side by side.
+
+    Pairing before the median over pairs takes out what a slow hour of the host does to both sides of a pair; the ratio
+    of two medians over pairs would keep it. None when a median is not positive.
 
     `rounds`: how many rounds the entries come from, when a round holds several of them.
     """
     if len(numerator) != len(denominator):
         raise ValueError("paired_ratio needs the same rounds on both sides")
-    above, below = location(numerator), location(denominator)
-    if above <= 0 or below <= 0:
+    above = np.array([np.median(samples) for samples in numerator])
+    below = np.array([np.median(samples) for samples in denominator])
+    if np.any(above <= 0) or np.any(below <= 0):
         return None
     count = len(numerator)
     error = None
     if (count if rounds is None else rounds) >= 2:
-        above_logs = _positive_logs(resampled_locations(numerator, seed, stream=1))
-        below_logs = _positive_logs(resampled_locations(denominator, seed, stream=2))
-        if above_logs is not None and below_logs is not None:
-            error = _log_error(above_logs - below_logs, count)
+        above_medians = _resampled_medians(numerator, seed, 1, RESAMPLES)
+        below_medians = _resampled_medians(denominator, seed, 2, RESAMPLES)
+        if bool(np.all(above_medians > 0)) and bool(np.all(below_medians > 0)):
+            error = _log_error(_row_medians(np.log(above_medians) - np.log(below_medians)), count)
+    log_ratio = float(np.median(np.log(above) - np.log(below)))
     samples = _count(numerator) + _count(denominator)
-    return _estimate(math.log(above) - math.log(below), error, count - 1, rounds or count, samples)
+    return _estimate(log_ratio, error, count - 1, rounds or count, samples)
 
 
 def independent_ratio(above: Estimate, below: Estimate) -> Estimate:
