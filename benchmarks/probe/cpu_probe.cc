@@ -65,15 +65,19 @@ HypervisorCpuid ReadHypervisorCpuid() {
   __cpuid(1, eax, ebx, ecx, edx);
   result.present_bit = (ecx & kHypervisorBit) != 0;
 
-  std::array<std::uint64_t, 101> ticks{};
-  for (std::uint64_t& tick : ticks) {
-    const std::uint64_t begin = NowNs();
-    __cpuid(0, eax, ebx, ecx, edx);
-    tick = NowNs() - begin;
-  }
-  const double clock_ns = LeastNs(20, [] {});
-  std::ranges::nth_element(ticks, ticks.begin() + ticks.size() / 2);
-  result.cpuid_ns = std::max(0.0, static_cast<double>(ticks[ticks.size() / 2]) - clock_ns);
+  // One CPUID can be as short as reading the clock twice: batches, less an empty one.
+  constexpr int kRuns = 31;
+  constexpr int kBatch = 16;
+  const double clock_ns = LeastNs(kRuns, [] {});
+  const double batch_ns = LeastNs(kRuns, [] {
+    for (int i = 0; i < kBatch; ++i) {
+      // Not __cpuid(): clang's is not volatile, and an unused answer would be optimized away with the instruction.
+      unsigned leaf = 0;
+      unsigned subleaf = 0;
+      asm volatile("cpuid" : "+a"(leaf), "+c"(subleaf) : : "ebx", "edx");
+    }
+  });
+  result.cpuid_ns = std::max(0.0, batch_ns - clock_ns) / kBatch;
 
   // Bare metal answers leaves out of range with those of the highest basic leaf: only the bit makes these leaves real.
   if (!result.present_bit) return result;
