@@ -56,6 +56,7 @@ class VmSubstrate final : public Substrate {
     if (!count) return std::nullopt;
     return *count;
   }
+  [[nodiscard]] int statistics_fd() const override { return stats_ ? stats_->fd() : -1; }
 
  private:
   UserMachine machine_;
@@ -66,14 +67,19 @@ class VmSubstrate final : public Substrate {
 }  // namespace
 
 Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
-  auto device = vmm::KvmDevice::Open();
-  if (!device) return Fail(Error::Unsupported("run a guest", device.error().ToString()));
+  std::optional<vmm::KvmDevice> opened;
+  if (options.device == nullptr) {
+    auto device = vmm::KvmDevice::Open();
+    if (!device) return Fail(Error::Unsupported("run a guest", device.error().ToString()));
+    opened.emplace(std::move(*device));
+  }
+  const vmm::KvmDevice& device = options.device != nullptr ? *options.device : *opened;
   vmm::UserMachineOptions machine_options;
   machine_options.arena_bytes = options.arena_bytes;
   machine_options.arena_backing =
       options.host_page_bytes == abi::kLargePageBytes ? Backing::kTransparentHuge : Backing::kSmallPages;
   machine_options.guest_page_bytes = options.guest_page_bytes;
-  auto machine = UserMachine::Create(*device, options.image, machine_options);
+  auto machine = UserMachine::Create(device, options.image, machine_options);
   if (!machine) return Fail(std::move(machine.error()));
   std::optional<vmm::BinaryStats> stats;  // a kernel without them costs only the count
   if (auto opened = machine->vcpu().Stats()) stats.emplace(std::move(*opened));

@@ -13,6 +13,10 @@
 #include "nestbench/vmm/base/error.h"
 #include "nestbench/vmm/memory/memory_region.h"
 
+namespace nestbench::vmm {
+class KvmDevice;
+}
+
 namespace nestbench::substrates {
 
 using vmm::Error;
@@ -37,6 +41,7 @@ struct SubstrateOptions {
   std::uint64_t host_page_bytes = abi::kPageBytes;   // 4096 or 2 MiB: what backs the arena
   std::uint64_t guest_page_bytes = abi::kPageBytes;  // how a guest maps it; a process has one mapping only
   abi::Doorbell doorbell = abi::Doorbell::kPort;     // of a guest
+  const vmm::KvmDevice* device = nullptr;            // borrowed; nullptr: /dev/kvm is opened
 };
 
 class Substrate {
@@ -57,6 +62,9 @@ class Substrate {
 
   // Exits so far, where there is a VM whose kernel counts them.
   [[nodiscard]] virtual std::optional<std::uint64_t> exits() const = 0;
+
+  // The descriptor that exits() reads, for handing to another process; -1 where there is none.
+  [[nodiscard]] virtual int statistics_fd() const { return -1; }
 };
 
 // A process: the image mapped at its address in this very process. One at a time: the addresses are fixed.

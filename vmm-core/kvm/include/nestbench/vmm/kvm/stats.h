@@ -27,6 +27,9 @@ class BinaryStats {
   // All statistics; histograms have several values.
   [[nodiscard]] Result<std::map<std::string, std::vector<std::uint64_t>>> All() const;
 
+  // The stats descriptor: readable with pread() by any process that it is handed to.
+  [[nodiscard]] int fd() const { return fd_.get(); }
+
  private:
   struct Entry {
     std::string name;

@@ -1,0 +1,28 @@
+// From a Spawn message to the guest it asks for. Private to the tenant's program.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "nestbench/substrates/substrate.h"
+#include "nestbench/tenants/protocol.h"
+#include "tenant.h"
+
+namespace nestbench::tenants {
+
+vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritance& inheritance, const Spawn& spawn);
+
+// A guest whose next command is the fault `inject.fault` (from kFirstGuestFault on).
+vmm::Result<std::unique_ptr<substrates::Substrate>> CreateFaultyGuest(const Inheritance& inheritance,
+                                                                      const Spawn& spawn, const Inject& inject);
+
+struct Judgement {
+  FaultClass fault_class = FaultClass::kGuestFault;
+  std::string cause;
+};
+
+// What is wrong with a guest whose command ended like this; `refused` is why its reply cannot be believed, or null. By
+// the evidence alone: what was injected is not known here.
+Judgement Judge(const substrates::CallOutcome& outcome, const vmm::Error* refused);
+
+}  // namespace nestbench::tenants

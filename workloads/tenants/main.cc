@@ -1,0 +1,103 @@
+// nestbench-tenant: a guest, zone or process of an experiment with many. Started by nestbench; not meant to be typed.
+//   nestbench-tenant zygote FD IMAGE...   forks a tenant for each Spawn message on the socket FD
+//   nestbench-tenant single FD IMAGE...   is the tenant of the first Spawn message itself (in a zone)
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <memory>
+#include <string_view>
+#include <utility>
+
+#include "tenant.h"
+#include "zygote.h"
+
+namespace nestbench::tenants {
+namespace {
+
+using vmm::Error;
+using vmm::Fail;
+using vmm::Result;
+
+constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
+
+Result<int> ParseSocket(std::string_view text) {
+  int fd = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), fd);
+  int type = 0;
+  socklen_t size = sizeof(type);
+  if (error != std::errc() || end != text.data() + text.size() || fd < 0 ||
+      ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_SEQPACKET) {
+    return Fail(Error::InvalidArgument("start tenant", fmt::format("`{}` is no control channel; run nestbench", text)));
+  }
+  return fd;
+}
+
+Result<Inheritance> Prepare(int argc, char** argv) {
+  Inheritance inheritance;
+  for (int i = 3; i < argc; ++i) {
+    auto image = vmm::LoadedFile::Read(argv[i], kMaxImageBytes);
+    if (!image) return Fail(std::move(image.error()));
+    inheritance.images.push_back(std::move(*image));
+  }
+  if (auto device = vmm::KvmDevice::Open()) {
+    inheritance.device.emplace(std::move(*device));
+  } else {
+    inheritance.device_reason = device.error().ToString();
+  }
+  inheritance.full_disk = vmm::UniqueFd(::open("/dev/full", O_WRONLY | O_CLOEXEC));
+  for (const bool may_fork : {false, true}) {
+    auto filter = SystemCallFilter::Compile(may_fork);
+    if (!filter) return Fail(std::move(filter.error()));
+    (may_fork ? inheritance.forking_filter : inheritance.filter).emplace(std::move(*filter));
+  }
+  return inheritance;
+}
+
+int ServeAsSingle(const Inheritance& inheritance, Channel channel) {
+  auto message = std::make_unique<ReceivedMessage>();
+  for (;;) {
+    pollfd polled = {channel.get(), POLLIN, 0};
+    if (::poll(&polled, 1, -1) < 0 && errno != EINTR) return 1;
+    auto received = channel.Receive(*message);
+    if (!received || *received == Channel::Outcome::kClosed) return 0;
+    if (*received == Channel::Outcome::kMessage && message->type() == MessageType::kSpawn) break;
+  }
+  return LiveAsTenant(inheritance, message->As<Spawn>(), std::move(channel));
+}
+
+int Main(int argc, char** argv) {
+  const std::string_view mode = argc > 1 ? argv[1] : "";
+  if (argc < 3 || (mode != "zygote" && mode != "single")) {
+    fmt::print(stderr, "nestbench-tenant is started by nestbench; run nestbench\n");
+    return 2;
+  }
+  const pid_t parent = ::getppid();
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent) return 1;
+  ::signal(SIGPIPE, SIG_IGN);
+  // Ctrl-C reaches the whole group of processes; when to stop is the supervisor's to say.
+  ::signal(SIGINT, SIG_IGN);
+  ::signal(SIGHUP, SIG_IGN);
+  auto socket = ParseSocket(argv[2]);
+  auto inheritance = Prepare(argc, argv);
+  if (!socket || !inheritance) {
+    fmt::print(stderr, "nestbench-tenant: {}\n", (socket ? inheritance.error() : socket.error()).ToString());
+    return socket ? 1 : 2;
+  }
+  Channel channel{vmm::UniqueFd(*socket)};
+  ::fcntl(*socket, F_SETFD, FD_CLOEXEC);
+  return mode == "zygote" ? ServeAsZygote(*inheritance, channel) : ServeAsSingle(*inheritance, std::move(channel));
+}
+
+}  // namespace
+}  // namespace nestbench::tenants
+
+int main(int argc, char** argv) { return nestbench::tenants::Main(argc, argv); }

@@ -1,0 +1,33 @@
+// The life of one tenant: wait to be started, set the guest up, serve its load, report, end. Private to the tenant's
+// program.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "filter.h"
+#include "nestbench/tenants/channel.h"
+#include "nestbench/tenants/protocol.h"
+#include "nestbench/vmm/kvm/kvm_device.h"
+#include "nestbench/vmm/loader/loaded_file.h"
+
+namespace nestbench::tenants {
+
+// What every tenant of a program shares; made once, before any guest.
+struct Inheritance {
+  std::vector<vmm::LoadedFile> images;
+  std::optional<vmm::KvmDevice> device;  // none where /dev/kvm cannot be opened: only kBare then
+  std::string device_reason;             // why not
+  vmm::UniqueFd full_disk;               // /dev/full: every write to it fails with ENOSPC
+  std::optional<SystemCallFilter> filter;
+  std::optional<SystemCallFilter> forking_filter;
+};
+
+// Runs the tenant of `spawn` on this thread to its end; returns its exit code. 0: stopped as asked, or the supervisor
+// is gone. 1: it said why in a Fault.
+int LiveAsTenant(const Inheritance& inheritance, const Spawn& spawn, Channel channel);
+
+}  // namespace nestbench::tenants
