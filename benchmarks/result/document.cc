@@ -49,6 +49,10 @@ Result<> DocumentBuilder::Apply(const json& record) {
     applied = ApplyRound(record);
   } else if (*type == "status") {
     applied = ApplyStatus(record);
+  } else if (*type == "experiment") {
+    applied = ApplyExperiment(record);
+  } else if (*type == "record") {
+    applied = ApplyRecord(record);
   } else if (*type == "finding") {
     applied = ApplyFinding(record);
   } else if (*type == "image") {
@@ -162,6 +166,42 @@ Result<> DocumentBuilder::ApplyStatus(const json& record) {
   return {};
 }
 
+Result<> DocumentBuilder::ApplyExperiment(const json& record) {
+  const json* value = Member(record, "experiment", json::value_t::object);
+  if (value == nullptr) return Malformed("experiment record without the object `experiment`");
+  auto experiment = ExperimentFromJson(*value);
+  if (!experiment) return vmm::Fail(std::move(experiment.error()));
+  if (value->contains("records")) return Malformed(fmt::format("`{}` is announced with records", experiment->id));
+  auto parts = ParseId(experiment->id);
+  if (!parts) return vmm::Fail(std::move(parts.error()));
+  if (parts->scenario != experiment->scenario || parts->workload != experiment->workload ||
+      parts->substrate != experiment->substrate || !parts->params.empty()) {
+    return Malformed(
+        fmt::format("id `{}` is not the scenario, workload and substrate of its experiment", experiment->id));
+  }
+  if (!experiment_index_.try_emplace(experiment->id, experiments_.size()).second) {
+    return Malformed(fmt::format("experiment `{}` is announced twice", experiment->id));
+  }
+  experiments_.push_back({.experiment = std::move(*experiment)});
+  return {};
+}
+
+Result<> DocumentBuilder::ApplyRecord(const json& record) {
+  const std::string* id = Text(record, "id");
+  if (id == nullptr) return Malformed("record without `id`");
+  const auto found = experiment_index_.find(*id);
+  if (found == experiment_index_.end()) {
+    return Malformed(fmt::format("experiment `{}` was not announced", id->substr(0, 200)));
+  }
+  const json* value = Member(record, "record", json::value_t::object);
+  if (value == nullptr) return Malformed("record without the object `record`");
+  if (const std::string* kind = Text(*value, "kind"); kind == nullptr || kind->empty()) {
+    return Malformed(fmt::format("record of `{}` without `kind`", id->substr(0, 200)));
+  }
+  experiments_[found->second].records.push_back(*value);
+  return {};
+}
+
 Result<> DocumentBuilder::ApplyFinding(const json& record) {
   const json* value = Member(record, "finding", json::value_t::object);
   if (value == nullptr) return Malformed("finding record without the object `finding`");
@@ -217,6 +257,12 @@ Result<json> DocumentBuilder::Build(bool recovered) const {
     if (measurement.floor_id && !index_.contains(*measurement.floor_id)) entry["floor_id"] = nullptr;
     measurements.push_back(std::move(entry));
   }
+  json experiments = json::array();
+  for (const auto& [experiment, records] : experiments_) {
+    json entry = ToJson(experiment);
+    entry["records"] = records;
+    experiments.push_back(std::move(entry));
+  }
   json findings = json::array();
   for (const Finding& finding : findings_) findings.push_back(ToJson(finding));
   json capability = json::array();
@@ -230,6 +276,7 @@ Result<json> DocumentBuilder::Build(bool recovered) const {
                 {"images", images_},
                 {"run", ToJson(run)},
                 {"measurements", std::move(measurements)},
+                {"experiments", std::move(experiments)},
                 {"findings", std::move(findings)},
                 {"capability", std::move(capability)}}}};
 }

@@ -100,9 +100,12 @@ std::string LocalDate() {
 std::optional<double> NsPerOperation(std::string_view unit, double sample) {
   if (!std::isfinite(sample)) return std::nullopt;
   constexpr std::array<std::pair<std::string_view, double>, 4> kTimes{
-      {{"ns/", 1.0}, {"us/", 1e3}, {"ms/", 1e6}, {"s/", 1e9}}};
-  for (const auto& [prefix, scale] : kTimes) {
-    if (unit.starts_with(prefix) && unit.size() > prefix.size()) return sample * scale;
+      {{"ns", 1.0}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}}};
+  for (const auto& [time, scale] : kTimes) {
+    if (unit == time) return sample * scale;
+    if (unit.starts_with(time) && unit.substr(time.size()).starts_with('/') && unit.size() > time.size() + 1) {
+      return sample * scale;
+    }
   }
   if (!unit.ends_with("/s") || unit.size() == 2 || sample <= 0) return std::nullopt;
   constexpr double kNsPerS = 1e9;

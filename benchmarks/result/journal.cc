@@ -106,6 +106,20 @@ Result<> Journal::SetStatus(std::string_view id, Status status, std::string_view
   return Append({{"type", "status"}, {"id", id}, {"status", ToString(status)}, {"reason", reason}});
 }
 
+Result<> Journal::AddExperiment(const Experiment& experiment) {
+  if (const auto where = FindNotFinite(experiment.setup)) {
+    return vmm::Fail(Error::Malformed("experiment", fmt::format("`{}`: setup{} is not finite", experiment.id, *where)));
+  }
+  return Append({{"type", "experiment"}, {"experiment", ToJson(experiment)}});
+}
+
+Result<> Journal::AddRecord(std::string_view experiment_id, json record) {
+  if (const auto where = FindNotFinite(record)) {
+    return vmm::Fail(Error::Malformed("record", fmt::format("`{}`: {} is not finite", experiment_id, *where)));
+  }
+  return Append({{"type", "record"}, {"id", experiment_id}, {"record", std::move(record)}});
+}
+
 Result<> Journal::AddFinding(const Finding& finding) {
   return Append({{"type", "finding"}, {"finding", ToJson(finding)}});
 }

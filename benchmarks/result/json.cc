@@ -13,8 +13,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 64;
-
 // What no clock and no machine can give: such a sample is a fault of the program that wrote it.
 constexpr double kMaxSample = 1e18;
 constexpr double kMinSample = 1e-18;  // smallest that is not zero
@@ -142,29 +140,6 @@ Result<T> Finish(const Reader& reader, T value) {
   return value;
 }
 
-// Nesting is checked on the text: a deep value would exhaust the stack when it is written again.
-bool IsTooDeep(std::string_view text) {
-  int depth = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') {
-        ++i;
-      } else if (c == '"') {
-        in_string = false;
-      }
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kMaxDepth) return true;
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return false;
-}
-
 }  // namespace
 
 bool IsSha256(std::string_view text) {
@@ -217,6 +192,14 @@ json ToJson(const Measurement& measurement) {
           {"image_sha256", measurement.image_sha256},
           {"rounds", std::move(rounds)},
           {"floor_id", measurement.floor_id ? json(*measurement.floor_id) : json(nullptr)}};
+}
+
+json ToJson(const Experiment& experiment) {
+  return {{"id", experiment.id},
+          {"scenario", experiment.scenario},
+          {"workload", experiment.workload},
+          {"substrate", experiment.substrate},
+          {"setup", experiment.setup}};
 }
 
 json ToJson(const Finding& finding) {
@@ -308,6 +291,20 @@ Result<Measurement> MeasurementFromJson(const json& value) {
   return Finish(reader, std::move(measurement));
 }
 
+Result<Experiment> ExperimentFromJson(const json& value) {
+  Experiment experiment;
+  Reader reader(value, "experiment");
+  reader.String("id", experiment.id);
+  reader.String("scenario", experiment.scenario);
+  reader.String("workload", experiment.workload);
+  reader.String("substrate", experiment.substrate);
+  if (const json* setup = reader.Get("setup")) {
+    if (!setup->is_object()) reader.SetError("`setup` is not an object");
+    experiment.setup = *setup;
+  }
+  return Finish(reader, std::move(experiment));
+}
+
 Result<Finding> FindingFromJson(const json& value) {
   Finding finding;
   Reader reader(value, "finding");
@@ -350,24 +347,6 @@ Result<RunInfo> RunInfoFromJson(const json& value) {
   reader.Bool("interrupted", run.interrupted);
   reader.Bool("recovered", run.recovered);
   return Finish(reader, std::move(run));
-}
-
-Result<json> ParseJson(std::string_view text, std::string_view what) {
-  if (IsTooDeep(text)) {
-    return vmm::Fail(Error::Malformed(what, fmt::format("JSON is nested deeper than {} levels", kMaxDepth)));
-  }
-  try {
-    return json::parse(text);
-  } catch (const json::exception& exception) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 5: ...": the tag says nothing to a reader.
-    std::string_view reason = exception.what();
-    if (const auto end = reason.find("] "); end != std::string_view::npos) reason.remove_prefix(end + 2);
-    return vmm::Fail(Error::Malformed(what, fmt::format("not JSON: {}", reason.substr(0, 200))));
-  }
-}
-
-std::string Dump(const json& value, int indent) {
-  return value.dump(indent, ' ', false, json::error_handler_t::replace);
 }
 
 }  // namespace nestbench::result

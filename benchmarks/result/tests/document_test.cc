@@ -70,6 +70,41 @@ TEST(DocumentBuilder, RefusesRecordsThatDoNotFit) {
   ExpectRefused(builder, {{"type", "image"}, {"name", "j"}, {"sha256", kDigest}}, "after the end");
 }
 
+TEST(DocumentBuilder, RefusesExperimentsThatDoNotFit) {
+  DocumentBuilder builder;
+  ASSERT_TRUE(builder.Apply(HeaderRecord()));
+  EXPECT_EQ(builder.Build(false).value()["nestbench"]["experiments"], json::array());
+  const json whole = {{"type", "experiment"}, {"experiment", ToJson(SampleExperiment())}};
+  const std::string id = SampleExperiment().id;
+  const json first = {{"type", "record"}, {"id", id}, {"record", SampleRecord()}};
+  ExpectRefused(builder, first, "not announced");
+  ExpectRefused(builder, {{"type", "experiment"}}, "without the object");
+  json lying = whole;
+  lying["experiment"]["substrate"] = "bare";
+  ExpectRefused(builder, lying, "is not the scenario");
+  json with_params = whole;
+  with_params["experiment"]["id"] = "containment/soak/guests=50/vm";
+  ExpectRefused(builder, with_params, "is not the scenario");
+  json no_id = whole;
+  no_id["experiment"]["id"] = "containment/../vm";
+  ExpectRefused(builder, no_id, "must be of a-z");
+  json with_records = whole;
+  with_records["experiment"]["records"] = json::array();
+  ExpectRefused(builder, with_records, "with records");
+  ASSERT_TRUE(builder.Apply(whole));
+  ExpectRefused(builder, whole, "twice");
+  ASSERT_TRUE(builder.Apply(first));
+  for (const json& record : {json(1), json::array(), json::object(), json{{"kind", ""}}, json{{"kind", 7}}}) {
+    ExpectRefused(builder, {{"type", "record"}, {"id", id}, {"record", record}},
+                  record.is_object() ? "kind" : "object");
+  }
+  ExpectRefused(builder, {{"type", "record"}, {"record", SampleRecord()}}, "without `id`");
+  ExpectRefused(builder, {{"type", "record"}, {"id", 1}, {"record", SampleRecord()}}, "without `id`");
+  ExpectRefused(builder, {{"type", "round"}, {"id", id}, {"round", ToJson(SampleRound(0, 0, Arm::kA))}},
+                "not announced");
+  EXPECT_EQ(builder.Build(false).value()["nestbench"]["experiments"][0]["records"], json::array({SampleRecord()}));
+}
+
 TEST(DocumentBuilder, DoesNotCallOkWhatWasNeverMeasured) {
   DocumentBuilder builder;
   ASSERT_TRUE(builder.Apply(HeaderRecord()));
@@ -134,6 +169,15 @@ TEST(GoogleBenchmarks, TellTheMedianTimeOfEachProcess) {
   EXPECT_EQ(benchmarks[1]["time_unit"], "ns");
 }
 
+TEST(GoogleBenchmarks, LeaveOutWhatIsNeitherATimeNorARate) {
+  Measurement measurement = SampleMeasurement("vm");
+  measurement.rounds = {SampleRound(0, 0, Arm::kA)};
+  measurement.unit = "bytes";
+  EXPECT_TRUE(GoogleBenchmarks({measurement}).empty());
+  measurement.unit = "guests/s";
+  EXPECT_EQ(GoogleBenchmarks({measurement})[0]["real_time"], 1e9 / 1.25);
+}
+
 TEST(GoogleBenchmarks, LeaveOutAProcessWithoutSamples) {
   Measurement measurement = SampleMeasurement("vm");
   measurement.rounds = {SampleRound(0, 0, Arm::kA)};
@@ -151,6 +195,12 @@ TEST(NsPerOperation, KnowsTimesAndRates) {
   EXPECT_DOUBLE_EQ(NsPerOperation("M/s", 50).value(), 20);
   EXPECT_DOUBLE_EQ(NsPerOperation("MiB/s", 1).value(), 1e9 / (1 << 20));
   EXPECT_DOUBLE_EQ(NsPerOperation("op/s", 1e9).value(), 1);
+  EXPECT_DOUBLE_EQ(NsPerOperation("guests/s", 500).value(), 2e6);
+  EXPECT_DOUBLE_EQ(NsPerOperation("ns", 2.5).value(), 2.5);
+  EXPECT_DOUBLE_EQ(NsPerOperation("ms", 2.5).value(), 2.5e6);
+  EXPECT_FALSE(NsPerOperation("bytes", 1));
+  EXPECT_FALSE(NsPerOperation("nsx", 1));
+  EXPECT_FALSE(NsPerOperation("guests/s", 0));
   EXPECT_FALSE(NsPerOperation("%", 1));
   EXPECT_FALSE(NsPerOperation("/s", 1));
   EXPECT_FALSE(NsPerOperation("ns/", 1));

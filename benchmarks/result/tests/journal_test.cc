@@ -13,6 +13,7 @@
 #include <csignal>
 #include <limits>
 
+#include "nestbench/result/json.h"
 #include "nestbench/result/recover.h"
 #include "nestbench/result/write_atomically.h"
 #include "sample_run.h"
@@ -42,6 +43,10 @@ TEST(Journal, WritesADocumentThatHoldsEverythingAdded) {
   EXPECT_EQ(body["measurements"][0]["rounds"].size(), 2U);
   EXPECT_EQ(body["measurements"][0]["rounds"][1]["order"], 3);
   EXPECT_EQ(body["measurements"][2]["status"], "unsupported");
+  ASSERT_EQ(body["experiments"].size(), 1U);
+  json experiment = ToJson(SampleExperiment());
+  experiment["records"] = {SampleRecord()};
+  EXPECT_EQ(body["experiments"][0], experiment);
   EXPECT_EQ(body["findings"][0]["id"], "sample");
   EXPECT_EQ(body["capability"].size(), 2U);
   EXPECT_EQ(document["benchmarks"].size(), 4U);
@@ -53,7 +58,7 @@ TEST(Journal, WritesOneLineForEachRecordAtOnce) {
   ASSERT_TRUE(journal);
   const std::string text =
       ReadFile(scratch.path() / "journal.jsonl");  // the journal is still open: nothing is held back
-  EXPECT_EQ(std::ranges::count(text, '\n'), 11);
+  EXPECT_EQ(std::ranges::count(text, '\n'), 13);
   EXPECT_EQ(text.back(), '\n');
 }
 
@@ -91,6 +96,13 @@ TEST(Journal, RefusesWhatCouldNotBeReadAgainAndStaysUsable) {
   EXPECT_FALSE(journal->AddRound(SampleMeasurement("vm").id, round));
   EXPECT_FALSE(journal->AddRound("overhead/unknown/vm", SampleRound(1, 0, Arm::kA)));
   EXPECT_FALSE(journal->AddMeasurement(SampleMeasurement("vm")));
+  EXPECT_FALSE(journal->AddExperiment(SampleExperiment()));
+  EXPECT_FALSE(journal->AddRecord("density/steady/vm", SampleRecord())) << "of no experiment";
+  json record = SampleRecord();
+  record["duration_ns"] = std::numeric_limits<double>::quiet_NaN();
+  const auto refused = journal->AddRecord(SampleExperiment().id, record);
+  ASSERT_FALSE(refused) << "NaN would be written as null, which means another thing";
+  EXPECT_THAT(refused.error().ToString(), HasSubstr("/duration_ns"));
   EXPECT_EQ(std::filesystem::file_size(scratch.path() / "journal.jsonl"), size);
   EXPECT_TRUE(journal->AddRound(SampleMeasurement("vm").id, SampleRound(1, 0, Arm::kA)));
 }

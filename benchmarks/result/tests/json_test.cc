@@ -25,6 +25,8 @@ TEST(ResultJson, RoundTripsEveryPart) {
 
   const Finding finding{.id = "x", .severity = Severity::kWarning, .text = "t", .evidence = "e"};
   EXPECT_EQ(ToJson(FindingFromJson(ToJson(finding)).value()), ToJson(finding));
+  const Experiment experiment = SampleExperiment();
+  EXPECT_EQ(ToJson(ExperimentFromJson(ToJson(experiment)).value()), ToJson(experiment));
   const Capability capability = SampleHeader().capability[1];
   EXPECT_EQ(ToJson(CapabilityFromJson(ToJson(capability)).value()), ToJson(capability));
   const RunInfo run = SampleHeader().run;
@@ -61,6 +63,27 @@ TEST(ResultJson, RefusesASampleThatIsNotFinite) {
   const auto parsed = RoundFromJson(ParseJson(text, "test").value());
   ASSERT_FALSE(parsed);
   EXPECT_THAT(parsed.error().ToString(), HasSubstr("samples[3]"));
+}
+
+TEST(ResultJson, FindsTheNumberThatJsonCannotHold) {
+  const double infinite = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(FindNotFinite({{"a", {1, 2.5, {{"b", infinite}}}}}), "/a/2/b");
+  EXPECT_EQ(FindNotFinite(json(-infinite)), "");
+  EXPECT_FALSE(FindNotFinite({{"a", nullptr}, {"b", {1, 1e308}}}));
+}
+
+TEST(ResultJson, RefusesAnExperimentThatIsNotOne) {
+  const json whole = ToJson(SampleExperiment());
+  for (const auto& [key, value] : whole.items()) {
+    for (const json& wrong : {json(1), json(nullptr), json::array()}) {
+      json broken = whole;
+      broken[key] = wrong;
+      EXPECT_FALSE(ExperimentFromJson(broken)) << key << " = " << wrong;
+    }
+    json broken = whole;
+    broken.erase(key);
+    EXPECT_FALSE(ExperimentFromJson(broken)) << key;
+  }
 }
 
 TEST(ResultJson, RefusesASampleThatNoMachineGives) {

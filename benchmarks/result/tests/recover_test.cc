@@ -76,7 +76,7 @@ TEST(Recover, DropsAGarbageLastLineAndSaysSo) {
                                      std::string("{\"type\":\"x\"}\n"), std::string("\n"), std::string("[[[[")}) {
     const auto recovered = RecoverText(SampleJournal(/*with_end=*/false) + garbage);
     ASSERT_TRUE(recovered) << recovered.error().ToString();
-    EXPECT_THAT(recovered->dropped, HasSubstr("line 11"));
+    EXPECT_THAT(recovered->dropped, HasSubstr("line 13"));
     const json& findings = recovered->document["nestbench"]["findings"];
     EXPECT_EQ(findings.back()["id"], "journal-last-line-dropped");
   }

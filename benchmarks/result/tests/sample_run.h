@@ -108,6 +108,19 @@ inline Round SampleRound(std::uint32_t round, std::uint32_t order, Arm arm) {
           .exits = 7};
 }
 
+inline Experiment SampleExperiment() {
+  return {.id = "containment/soak/vm",
+          .scenario = "containment",
+          .workload = "soak",
+          .substrate = "vm",
+          .setup = {{"neighbours", 50}}};
+}
+
+inline nlohmann::json SampleRecord() {
+  return {{"kind", "soak"}, {"duration_ns", 60'000'000'000}, {"guests", 50}, {"faults", 12}, {"wrong", 0},
+          {"lost", 0},      {"supervisor_restarts", 0}};
+}
+
 // Writes the sample run into `folder`; the journal stays open, and so alive, as long as the caller keeps it.
 inline Result<Journal> WriteSampleRun(const std::filesystem::path& folder, bool with_end) {
   auto journal = Journal::Create(folder, SampleHeader());
@@ -126,6 +139,9 @@ inline Result<Journal> WriteSampleRun(const std::filesystem::path& folder, bool 
   refused.status = Status::kUnsupported;
   refused.reason = "guests have no VMX here";
   add(journal->AddMeasurement(refused));
+  const Experiment experiment = SampleExperiment();
+  add(journal->AddExperiment(experiment));
+  add(journal->AddRecord(experiment.id, SampleRecord()));
   add(journal->AddFinding({.id = "sample", .severity = Severity::kInfo, .text = "A finding.", .evidence = "none"}));
   if (with_end) add(journal->End(/*interrupted=*/false));
   add(journal->Sync());

@@ -27,7 +27,8 @@ struct Header {
 class DocumentBuilder {
  public:
   // Takes one record. kMalformed when it is not one or does not fit those before it (no header first, a round of a
-  // measurement that was not announced, anything after the end); the builder is then as it was before the call.
+  // measurement or a record of an experiment that was not announced, anything after the end); the builder is then as it
+  // was before the call.
   Result<> Apply(const nlohmann::json& record);
 
   // The document so far. Without an end record run.interrupted is true and run.duration_s is the time of the last
@@ -45,6 +46,8 @@ class DocumentBuilder {
   Result<> ApplyMeasurement(const nlohmann::json& record);
   Result<> ApplyRound(const nlohmann::json& record);
   Result<> ApplyStatus(const nlohmann::json& record);
+  Result<> ApplyExperiment(const nlohmann::json& record);
+  Result<> ApplyRecord(const nlohmann::json& record);
   Result<> ApplyFinding(const nlohmann::json& record);
   Result<> ApplyImage(const nlohmann::json& record);
   Result<> ApplyEnd(const nlohmann::json& record);
@@ -54,15 +57,21 @@ class DocumentBuilder {
   std::vector<Measurement> measurements_;                  // in the order of their records
   std::map<std::string, std::size_t, std::less<>> index_;  // id -> position in measurements_
   std::map<std::string, std::string> digests_;             // id without its substrate -> image_sha256
+  struct ExperimentWithRecords {
+    Experiment experiment;
+    nlohmann::json records = nlohmann::json::array();
+  };
+  std::vector<ExperimentWithRecords> experiments_;                    // in the order of their announcement
+  std::map<std::string, std::size_t, std::less<>> experiment_index_;  // id -> position in experiments_
   std::vector<Finding> findings_;
   std::map<std::string, std::string> images_;
   double last_record_s_ = 0;
   bool ended_ = false;
 };
 
-// ns per operation of one sample in `unit`: "ns/op" as it is, "us/op", "ms/op", "s/op" scaled, a rate ("GB/s",
-// "GFLOP/s", "M/s", "op/s") inverted, where the operation is what the rate counts (one byte for GB/s). Empty for any
-// other unit, for a sample that is not finite, and for a rate of zero.
+// ns per operation of one sample in `unit`: "ns/op" and "ns" as they are, "us/op", "ms/op", "s/op" and "us", "ms", "s"
+// scaled, a rate ("GB/s", "GFLOP/s", "M/s", "op/s", "guests/s") inverted, where the operation is what the rate counts
+// (one byte for GB/s). Empty for any other unit ("bytes"), for a sample that is not finite, and for a rate of zero.
 std::optional<double> NsPerOperation(std::string_view unit, double sample);
 
 // The array `benchmarks` as Google Benchmark's compare.py reads it: one entry for each process that kept a sample,

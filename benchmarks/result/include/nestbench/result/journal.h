@@ -36,6 +36,10 @@ class Journal {
   Result<> AddRound(std::string_view id, const Round& round);
   // The last status given counts. `reason` is empty exactly for Status::kOk.
   Result<> SetStatus(std::string_view id, Status status, std::string_view reason);
+  // Announces an experiment, once for each id and before its records. Its id may be that of a measurement, too.
+  Result<> AddExperiment(const Experiment& experiment);
+  // `record` is an object with the string `kind`; its numbers are finite. kMalformed otherwise.
+  Result<> AddRecord(std::string_view experiment_id, nlohmann::json record);
   Result<> AddFinding(const Finding& finding);
   Result<> AddImage(std::string_view name, std::string_view sha256);
   // Last record. duration_s: from Create() to now.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -15,15 +16,21 @@ namespace nestbench::result {
 nlohmann::json ToJson(const Params& params);
 nlohmann::json ToJson(const Round& round);
 nlohmann::json ToJson(const Measurement& measurement);
+nlohmann::json ToJson(const Experiment& experiment);  // without `records`
 nlohmann::json ToJson(const Finding& finding);
 nlohmann::json ToJson(const Capability& capability);
 nlohmann::json ToJson(const RunInfo& run);
 
 Result<Round> RoundFromJson(const nlohmann::json& value);
 Result<Measurement> MeasurementFromJson(const nlohmann::json& value);
+Result<Experiment> ExperimentFromJson(const nlohmann::json& value);
 Result<Finding> FindingFromJson(const nlohmann::json& value);
 Result<Capability> CapabilityFromJson(const nlohmann::json& value);
 Result<RunInfo> RunInfoFromJson(const nlohmann::json& value);
+
+// The first number in `value` that JSON cannot hold (NaN, infinity), as its JSON pointer ("/latency_ns/p99"); empty
+// when there is none. Dump() would write it as null, which means "the kernel does not tell".
+std::optional<std::string> FindNotFinite(const nlohmann::json& value);
 
 // 64 lower-case hex digits.
 bool IsSha256(std::string_view text);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -71,6 +72,16 @@ struct Measurement {
   std::string image_sha256;  // 64 lower-case hex digits; empty where none is run
   std::vector<Round> rounds;
   std::optional<std::string> floor_id;  // the measurement that this one is to be divided by
+};
+
+// What many tenants did, step by step. Its records follow one by one (Journal::AddRecord); which kinds there are and
+// what each holds: DESIGN.md, "Density, isolation, containment". The report's schema is strict about them.
+struct Experiment {
+  std::string id;  // MakeId(scenario, workload, {}, substrate): "density/steady/vm"
+  std::string scenario;
+  std::string workload;
+  std::string substrate;
+  nlohmann::json setup = nlohmann::json::object();  // what was asked for: rate, limits, budgets
 };
 
 // What the probe or a scenario concluded.
