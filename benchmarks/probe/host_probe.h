@@ -7,7 +7,6 @@
 
 #include "nestbench/probe/probe.h"
 #include "parse.h"
-#include "system_files.h"
 
 namespace nestbench::probe {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "nestbench/probe/probe.h"
-#include "system_files.h"
+#include "parse.h"
 
 namespace nestbench::probe {
 

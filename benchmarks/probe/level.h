@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "nestbench/probe/probe.h"
-#include "system_files.h"
+#include "parse.h"
 
 namespace nestbench::probe {
 

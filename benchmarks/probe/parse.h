@@ -1,30 +1,31 @@
-// Parsers of the text that the kernel shows in /proc and /sys. Pure; whatever does not parse is left out or empty.
+// Parsers of what only the probe reads in /proc and /sys; those of all are in system_files. Pure; whatever does not
+// parse is left out or empty.
 #pragma once
 
-#include <concepts>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "nestbench/probe/probe.h"
+#include "nestbench/system_files/cgroups.h"
+#include "nestbench/system_files/system_files.h"
+#include "nestbench/system_files/text.h"
 
 namespace nestbench::probe {
 
-std::string_view Trim(std::string_view text);
-std::vector<std::string_view> SplitWords(std::string_view text);
-std::vector<std::string_view> SplitLines(std::string_view text);
-std::vector<std::string_view> Split(std::string_view text, char separator);
-// What these return points into the text: a temporary would be gone, in a range-based for before its first turn.
-template <std::same_as<std::string> Temporary>
-void SplitWords(Temporary&& text) = delete;
-template <std::same_as<std::string> Temporary>
-void SplitLines(Temporary&& text) = delete;
-template <std::same_as<std::string> Temporary>
-void Split(Temporary&& text, char separator) = delete;
-std::optional<std::uint64_t> ParseUnsigned(std::string_view text, int base = 10);  // the whole text, nothing else
+using system_files::CgroupHierarchy;
+using system_files::CgroupView;
+using system_files::FindCgroups;
+using system_files::MeminfoBytes;
+using system_files::ParseMountInfo;
+using system_files::ParseSelfCgroup;
+using system_files::ParseUnsigned;
+using system_files::Split;
+using system_files::SplitLines;
+using system_files::SplitWords;
+using system_files::SystemFiles;
+using system_files::Trim;
 
 // First processor of /proc/cpuinfo. kMalformed without vendor_id.
 Result<CpuInfo> ParseCpuInfo(std::string_view text);
@@ -35,38 +36,7 @@ std::string BracketedWord(std::string_view text);
 // "0-3,8,10-11" -> 7. Empty for anything else.
 std::optional<std::uint32_t> CountCpuList(std::string_view text);
 
-// "MemTotal:  16384 kB" of /proc/meminfo, in bytes.
-std::optional<std::uint64_t> MeminfoBytes(std::string_view text, std::string_view key);
-
 // Bits of "CapEff:" in /proc/self/status.
 std::optional<std::uint64_t> ParseEffectiveCapabilities(std::string_view status);
-
-// One line of /proc/self/mountinfo. Source: proc(5), "/proc/pid/mountinfo".
-struct Mount {
-  std::string root;         // inside the file system
-  std::string mount_point;  // octal escapes (\040) decoded
-  std::string type;
-  std::string super_options;
-};
-std::vector<Mount> ParseMountInfo(std::string_view text);
-
-// One line of /proc/self/cgroup: "4:memory:/user.slice". Source: cgroups(7).
-struct CgroupMembership {
-  std::vector<std::string> controllers;  // empty: cgroup v2; "name=systemd" for a named v1 hierarchy
-  std::string path;
-};
-std::vector<CgroupMembership> ParseSelfCgroup(std::string_view text);
-
-// Where this process's own group of one hierarchy lies in the file system.
-struct CgroupHierarchy {
-  bool is_v2 = false;
-  std::vector<std::string> controllers;  // of v1: those of the mount; of v2: empty, read cgroup.controllers
-  std::string folder;
-};
-struct CgroupView {
-  std::string layout;  // "v1", "v2", "hybrid", "none"
-  std::vector<CgroupHierarchy> hierarchies;
-};
-CgroupView FindCgroups(const std::vector<Mount>& mounts, const std::vector<CgroupMembership>& memberships);
 
 }  // namespace nestbench::probe

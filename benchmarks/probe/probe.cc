@@ -13,7 +13,6 @@
 #include "kvm_probe.h"
 #include "level.h"
 #include "parse.h"
-#include "system_files.h"
 
 namespace nestbench::probe {
 namespace {

@@ -7,7 +7,6 @@
 #include <fstream>
 
 #include "host_probe.h"
-#include "system_files.h"
 
 namespace nestbench::probe {
 namespace {

@@ -1,4 +1,4 @@
-#include "system_files.h"
+#include "nestbench/system_files/system_files.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -7,10 +7,10 @@
 #include <cerrno>
 #include <system_error>
 
+#include "nestbench/system_files/text.h"
 #include "nestbench/vmm/base/unique_fd.h"
-#include "parse.h"
 
-namespace nestbench::probe {
+namespace nestbench::system_files {
 namespace {
 
 constexpr std::size_t kMaxBytes = 4 << 20;
@@ -56,4 +56,4 @@ bool SystemFiles::Exists(const std::string& path) const {
   return std::filesystem::exists(Below(path), error);
 }
 
-}  // namespace nestbench::probe
+}  // namespace nestbench::system_files

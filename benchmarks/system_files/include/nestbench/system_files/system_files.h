@@ -7,7 +7,7 @@
 
 #include "nestbench/vmm/base/error.h"
 
-namespace nestbench::probe {
+namespace nestbench::system_files {
 
 class SystemFiles {
  public:
@@ -27,4 +27,4 @@ class SystemFiles {
   std::filesystem::path root_;
 };
 
-}  // namespace nestbench::probe
+}  // namespace nestbench::system_files
