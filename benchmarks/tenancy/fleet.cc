@@ -19,6 +19,7 @@
 #include <boost/process/extend.hpp>
 #include <boost/process/io.hpp>
 #include <cerrno>
+#include <fstream>
 #include <system_error>
 #include <utility>
 
@@ -35,7 +36,7 @@ constexpr std::size_t kMaxLogLines = 16;
 constexpr std::size_t kMaxWindows = 100'000;  // of a tenant that floods us; a real one sends ten a second
 constexpr int kMaxEvents = 256;
 constexpr auto kShutdownLimit = std::chrono::seconds(20);
-constexpr auto kZonePoll = std::chrono::milliseconds(10);
+constexpr auto kZonePoll = std::chrono::milliseconds(2);  // bubblewrap tells nobody when it is done
 
 // Starts a program that inherits nothing but `socket`, and that dies with this thread.
 Result<pid_t> StartWithSocket(const std::string& program, const std::vector<std::string>& arguments, int socket) {
@@ -57,6 +58,14 @@ Result<pid_t> StartWithSocket(const std::string& program, const std::vector<std:
   const pid_t pid = child.id();
   child.detach();
   return pid;
+}
+
+// The process that a zone's runtime has started inside, as we see it from outside (proc(5), task/<tid>/children).
+std::optional<pid_t> FirstChild(pid_t parent) {
+  std::ifstream file(fmt::format("/proc/{0}/task/{0}/children", parent));
+  pid_t child = 0;
+  if (file >> child) return child;
+  return std::nullopt;
 }
 
 std::string DescribeStatus(int status) {
@@ -145,8 +154,7 @@ Result<TenantId> Fleet::Add(tenants::Spawn spawn, bool in_zone) {
   }
   ++next_id_;
   Tenant& added = *tenants_.emplace(spawn.tenant, std::move(tenant)).first->second;
-  if (in_zone) BeginLife(added);
-  return spawn.tenant;
+  return added.id;
 }
 
 Result<> Fleet::AddToZone(Tenant& tenant, Channel theirs) {
@@ -162,8 +170,6 @@ Result<> Fleet::AddToZone(Tenant& tenant, Channel theirs) {
   auto pid = StartWithSocket(program, {command->begin() + 1, command->end()}, theirs.get());
   if (!pid) return Fail(std::move(pid.error()));
   tenant.zone_pid = *pid;
-  // The runtime's process until the tenant's own is known: limits and signals reach the zone through it as well.
-  tenant.pid = *pid;
   ++zones_;
   return tenant.channel.Send(MessageType::kSpawn, tenant.spawn);
 }
@@ -188,7 +194,7 @@ void Fleet::Poll(std::chrono::nanoseconds limit, const std::function<bool()>& do
     const auto left =
         std::max(std::chrono::nanoseconds(0), std::chrono::nanoseconds(end - std::chrono::steady_clock::now()));
     auto wait = std::chrono::ceil<std::chrono::milliseconds>(left);
-    if (zones_ != 0) wait = std::min(wait, kZonePoll);
+    if (zones_ != 0) wait = std::min<std::chrono::milliseconds>(wait, kZonePoll);
     const int count = ::epoll_wait(epoll_.get(), events.data(), kMaxEvents, static_cast<int>(wait.count()));
     for (int i = 0; i < count; ++i) {
       const std::uint64_t tag = events[static_cast<std::size_t>(i)].data.u64;
@@ -198,7 +204,7 @@ void Fleet::Poll(std::chrono::nanoseconds limit, const std::function<bool()>& do
         HandleTenant(tag);
       }
     }
-    ReapZones();
+    LookAfterZones();
     if (count < 0 && errno == EINTR) return;  // a signal: the caller decides what it means
     if (std::chrono::steady_clock::now() >= end) return;
   }
@@ -334,13 +340,21 @@ void Fleet::OnEnded(Tenant& tenant, int wait_status, std::uint64_t max_resident_
   tenant.statistics.Reset();
 }
 
-void Fleet::ReapZones() {
+void Fleet::LookAfterZones() {
   if (zones_ == 0) return;
   for (auto& [id, tenant] : tenants_) {
     if (tenant->zone_pid < 0 || tenant->phase == Phase::kEnded) continue;
+    if (tenant->phase == Phase::kSpawning) {
+      if (const auto inside = FirstChild(tenant->zone_pid)) {
+        tenant->pid = *inside;
+        BeginLife(*tenant);
+      }
+    }
     int status = 0;
     if (::waitpid(tenant->zone_pid, &status, WNOHANG) != tenant->zone_pid) continue;
     --zones_;
+    // The runtime passes the end of what it ran on as a shell does: 128 + signal.
+    if (WIFEXITED(status) && WEXITSTATUS(status) > 128) status = WEXITSTATUS(status) - 128;
     OnEnded(*tenant, status, 0);
   }
 }
@@ -374,8 +388,9 @@ bool Fleet::Inject(TenantId id, std::uint32_t fault, std::uint64_t seed) {
 
 bool Fleet::Signal(TenantId id, int signal) const {
   const Tenant& tenant = Get(id);
-  // Not after its end: the number may be another's by then.
-  return tenant.phase != Phase::kEnded && tenant.pid > 0 && ::kill(tenant.pid, signal) == 0;
+  // Not after its end: the number may be another's by then. A zone that is not up yet is its runtime.
+  const pid_t pid = tenant.pid > 0 ? tenant.pid : tenant.zone_pid;
+  return tenant.phase != Phase::kEnded && pid > 0 && ::kill(pid, signal) == 0;
 }
 
 bool Fleet::Report(const std::vector<TenantId>& ids, bool reset, bool verify, std::chrono::nanoseconds limit) {

@@ -133,7 +133,7 @@ class Fleet {
   void BeginLife(Tenant& tenant);
   void OnEnded(Tenant& tenant, int wait_status, std::uint64_t max_resident_bytes);
   void Drain(Tenant& tenant);
-  void ReapZones();
+  void LookAfterZones();
   Result<> Watch(int descriptor, std::uint64_t tag);
 
   FleetOptions options_;
