@@ -63,4 +63,21 @@ std::optional<std::uint64_t> KeyedNumber(std::string_view text, std::string_view
   return std::nullopt;
 }
 
+std::optional<Pressure> ParsePressure(std::string_view text) {
+  constexpr std::uint64_t kNsPerUs = 1000;
+  std::optional<Pressure> pressure;
+  for (const std::string_view line : SplitLines(text)) {
+    const std::vector<std::string_view> words = SplitWords(line);
+    if (words.size() < 2 || !words.back().starts_with("total=")) continue;
+    const auto total_us = ParseUnsigned(words.back().substr(6));
+    if (!total_us || *total_us > UINT64_MAX / kNsPerUs) continue;
+    if (words[0] == "some") {
+      if (!pressure) pressure.emplace();
+      pressure->some_ns = *total_us * kNsPerUs;
+    }
+    if (words[0] == "full" && pressure) pressure->full_ns = *total_us * kNsPerUs;
+  }
+  return pressure;
+}
+
 }  // namespace nestbench::system_files

@@ -29,4 +29,12 @@ std::optional<std::uint64_t> MeminfoBytes(std::string_view text, std::string_vie
 // The number after `key` in lines of "key number" (/proc/vmstat, cgroup stat files): whole words only.
 std::optional<std::uint64_t> KeyedNumber(std::string_view text, std::string_view key);
 
+// /proc/pressure/* and a v2 group's *.pressure: time that some, or all, tasks stood still. Source: kernel document "PSI -
+// Pressure Stall Information". `full_ns` is empty where the kernel has no such line (cpu, before 5.13).
+struct Pressure {
+  std::uint64_t some_ns = 0;
+  std::optional<std::uint64_t> full_ns;
+};
+std::optional<Pressure> ParsePressure(std::string_view text);
+
 }  // namespace nestbench::system_files
