@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from nestbench_reports import metrics, stats
+from nestbench_reports import isolation, metrics, stats
 from nestbench_reports.errors import EnvironmentRefusedError
 from nestbench_reports.metrics import Metric
 from nestbench_reports.model import OK, Document, Measurement
@@ -122,6 +122,16 @@ class _Side:
     direction: str
 
 
+def _impact_side(document: Document, measurement: Measurement) -> _Side:
+    """How much the aggressor costs the victim: an absolute figure of two conditions would mix them."""
+    estimate = isolation.impact_ratio(measurement)
+    status, reason = measurement.status, measurement.reason
+    if status == OK and estimate is None:
+        status, reason = "error", "no round has both arms with a figure above zero"
+    nulls = isolation.null_impacts(document, measurement) or (None,)
+    return _Side(status, reason, estimate, nulls, "x", "lower")
+
+
 def _measurement_side(measurement: Measurement) -> _Side:
     estimate = metrics.absolute(measurement)
     status, reason = measurement.status, measurement.reason
@@ -141,7 +151,9 @@ def _sides(document: Document, of: Iterable[str], wanted: Callable[[str], bool])
     sides: dict[tuple[str, str], _Side] = {}
     for measurement in document.measurements:
         if MEDIAN in chosen and wanted(measurement.id):
-            sides[MEDIAN, measurement.id] = _measurement_side(measurement)
+            is_isolation = measurement.is_isolation
+            side = _impact_side(document, measurement) if is_isolation else _measurement_side(measurement)
+            sides[MEDIAN, measurement.id] = side
         for below in metrics.denominators(document, measurement):
             name = f"{measurement.substrate}/{below.substrate}"
             if name in chosen and wanted(measurement.id):

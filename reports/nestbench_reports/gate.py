@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 from fnmatch import fnmatchcase
 
 from nestbench_reports import metrics
 from nestbench_reports.compare import ABSENT, Comparison, Difference, compare
 from nestbench_reports.errors import PolicyError
+from nestbench_reports.experiments import CONTAINMENT
+from nestbench_reports.gate_tenants import judge_tenants
+from nestbench_reports.judgement import Judgement as Judgement
+from nestbench_reports.judgement import Outcome as Outcome
+from nestbench_reports.judgement import bounded, outcome_of_status
 from nestbench_reports.metrics import Metric
 from nestbench_reports.model import OK, UNSUPPORTED, Document, Measurement
 from nestbench_reports.policy import BaselineRule, Limit, Policy
@@ -18,33 +22,9 @@ from nestbench_reports.stats import Estimate, Verdict
 from nestbench_reports.text import interval, number, percent, plural, printable, quantity, ratio
 
 
-class Outcome(Enum):
-    """What became of one metric under one limit."""
-
-    PASS = "pass"
-    TOLERATED = "inconclusive, tolerated"  # the policy lets an inconclusive one pass
-    LACKING = "unsupported, not required"
-    INCONCLUSIVE = "inconclusive"
-    UNSUPPORTED = "unsupported"
-    FAIL = "fail"
-    BROKEN = "broken"
-    REFUSED = "refused"
-
-
 # The gravest outcome decides. Those that are not here do not fail a gate.
 EXIT_CODES = {Outcome.REFUSED: 4, Outcome.BROKEN: 6, Outcome.FAIL: 1, Outcome.UNSUPPORTED: 5, Outcome.INCONCLUSIVE: 3}
 _BROKEN = ("crashed", "error", "timeout")
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One metric under one limit, under the baseline rule, or by its mere status."""
-
-    id: str
-    rule: str
-    outcome: Outcome
-    text: str  # what was seen, in words
-    reason: str  # why the limit is as it is; why the metric has no value
 
 
 @dataclass(frozen=True)
@@ -99,29 +79,15 @@ def matches(glob: str, measurement_id: str) -> bool:
     return fnmatchcase(measurement_id, glob) or fnmatchcase(measurement_id.rsplit("/", 1)[0], glob)
 
 
-def _outcome_of_status(status: str, required: bool) -> Outcome:
-    if status == UNSUPPORTED:
-        return Outcome.UNSUPPORTED if required else Outcome.LACKING
-    return Outcome.FAIL if status == "failed" else Outcome.BROKEN
-
-
 def _within(limit: Limit, estimate: Estimate) -> Outcome:
-    """Pass when the whole interval is within, fail when the whole interval is outside."""
     undecided = Outcome.INCONCLUSIVE if limit.fail_when_inconclusive else Outcome.TOLERATED
-    if estimate.low is None or estimate.high is None:
-        return undecided
-    if limit.maximum is not None and estimate.low > limit.maximum:
-        return Outcome.FAIL
-    if limit.minimum is not None and estimate.high < limit.minimum:
-        return Outcome.FAIL
-    above = limit.minimum is None or estimate.low >= limit.minimum
-    below = limit.maximum is None or estimate.high <= limit.maximum
-    return Outcome.PASS if above and below else undecided
+    low, high = (estimate.value, estimate.value) if limit.by_value else (estimate.low, estimate.high)
+    return bounded(low, high, limit.minimum, limit.maximum, undecided)
 
 
 def _judge_metric(limit: Limit, metric: Metric) -> Judgement:
     if metric.estimate is None:
-        outcome = _outcome_of_status(metric.status, limit.required)
+        outcome = outcome_of_status(metric.status, limit.required)
         return Judgement(metric.name, limit.text, outcome, metric.status, metric.reason)
     text = f"{ratio(metric.estimate.value)} [{interval(metric.estimate)}]"
     return Judgement(metric.name, limit.text, _within(limit, metric.estimate), text, limit.reason)
@@ -129,7 +95,7 @@ def _judge_metric(limit: Limit, metric: Metric) -> Judgement:
 
 def _judge_median(limit: Limit, measurement: Measurement) -> Judgement:
     if measurement.status != OK:
-        outcome = _outcome_of_status(measurement.status, limit.required)
+        outcome = outcome_of_status(measurement.status, limit.required)
         return Judgement(measurement.id, limit.text, outcome, measurement.status, measurement.reason)
     if measurement.unit != limit.unit:
         raise PolicyError(f"limit `{limit.text}`: {measurement.id} is measured in {measurement.unit}")
@@ -161,7 +127,7 @@ def _judge_difference(rule: BaselineRule, difference: Difference) -> Judgement |
         outcome = Outcome.FAIL if rule.fail_when_missing else Outcome.LACKING
         text = "absent"
     elif difference.status != OK:
-        outcome = _outcome_of_status(difference.status, rule.fail_when_missing)
+        outcome = outcome_of_status(difference.status, rule.fail_when_missing)
         text = difference.status
     else:
         assert difference.ratio is not None
@@ -197,7 +163,7 @@ def _judge_baseline(rule: BaselineRule, baseline: Document, current: Document) -
 def _judge_statuses(document: Document, judged: set[str]) -> list[Judgement]:
     """What no limit names still fails the gate when it went wrong: a wrong result or a crash is never passed over."""
     return [
-        Judgement(entry.id, "status", _outcome_of_status(entry.status, required=False), entry.status, entry.reason)
+        Judgement(entry.id, "status", outcome_of_status(entry.status, required=False), entry.status, entry.reason)
         for entry in document.measurements
         if entry.status not in (OK, UNSUPPORTED) and entry.id not in judged
     ]
@@ -221,6 +187,9 @@ def gate(policy: Policy, document: Document, baseline: Document | None = None) -
         if not found:
             notes.append(f"the limit `{limit.text}` matches nothing here and is not required")
         judgements += found
+    of_tenants, remarks = judge_tenants(policy, document)
+    judgements += of_tenants
+    notes += remarks
     comparison = None
     if baseline is not None:
         comparison, compared = _judge_baseline(policy.baseline, baseline, document)
@@ -240,4 +209,6 @@ def _named(judgements: list[Judgement], ratios: Iterable[Metric]) -> set[str]:
     """Ids of the measurements whose status a judgement already speaks of."""
     failed = {judgement.id for judgement in judgements if judgement.outcome in (Outcome.FAIL, Outcome.BROKEN)}
     sides = {side.id for metric in ratios if metric.name in failed for side in (metric.numerator, metric.denominator)}
-    return failed | sides
+    # The judgement on a fault has the last word on its measurement: that a zone does not contain it may be accepted.
+    accepted = {judgement.id for judgement in judgements if judgement.rule == CONTAINMENT}
+    return failed | sides | accepted

@@ -9,7 +9,7 @@ from nestbench_reports.gate import GateResult, Judgement, Outcome
 
 # What XML 1.0 (section 2.2, "Characters") cannot hold, escaped or not.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
-_SKIPPED = (Outcome.TOLERATED, Outcome.LACKING)
+_SKIPPED = (Outcome.TOLERATED, Outcome.ACCEPTED, Outcome.LACKING)
 _FAILURE = (Outcome.FAIL, Outcome.INCONCLUSIVE)
 _ERROR = (Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.REFUSED)
 

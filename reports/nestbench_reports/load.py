@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from nestbench_reports.errors import DocumentError, SchemaError, SetupError
+from nestbench_reports.load_experiments import build_experiment, check_amounts, check_experiments, without_amounts
 from nestbench_reports.model import OK, Build, Cache, Capability, Document, Finding, Host, Measurement, Round, Run
 from nestbench_reports.text import printable
 
@@ -52,6 +53,7 @@ def parse(text: str, name: str) -> Document:
     """Builds a checked document from its text; `name` is how messages call it."""
     raw = _parse_json(text, name)
     _check_samples(raw, name)
+    check_amounts(raw, lambda why: DocumentError(f"{name}: {why}"), _short)
     _check_schema(raw, name)
     document = _build_document(raw, name)
     _cross_check(document)
@@ -135,8 +137,11 @@ def schema() -> dict[str, Any]:
 
 def _without_samples(raw: Any) -> Any:
     """A copy, as deep as needed, in which every checked list of samples is empty."""
-    if not _raw_rounds(raw):
+    if not isinstance(raw, dict) or not isinstance(raw.get("nestbench"), dict):
         return raw
+    body = without_amounts(raw["nestbench"])
+    if not _raw_rounds(raw):
+        return {**raw, "nestbench": body}
     measurements = []
     for measurement in raw["nestbench"]["measurements"]:
         if isinstance(measurement, dict) and isinstance(measurement.get("rounds"), list):
@@ -148,7 +153,7 @@ def _without_samples(raw: Any) -> Any:
             ]
             measurement = {**measurement, "rounds": rounds}
         measurements.append(measurement)
-    return {**raw, "nestbench": {**raw["nestbench"], "measurements": measurements}}
+    return {**raw, "nestbench": {**body, "measurements": measurements}}
 
 
 def _check_schema(raw: Any, name: str) -> None:
@@ -233,6 +238,7 @@ def _build_document(raw: Mapping[str, Any], name: str) -> Document:
         findings=tuple(_build(Finding, entry) for entry in body["findings"]),
         capability=tuple(_build(Capability, entry) for entry in body["capability"]),
         caches=_build_caches(raw["context"]),
+        experiments=tuple(build_experiment(entry) for entry in body.get("experiments", ())),
     )
 
 
@@ -281,3 +287,7 @@ def _cross_check(document: Document) -> None:
             other = digests.setdefault(measurement.key, measurement)
             if other.image_sha256 != measurement.image_sha256:
                 raise refuse(measurement, f"did not run the image that {other.id} ran (image_sha256 differs)")
+    check_experiments(
+        document.experiments,
+        lambda id_, why: DocumentError(f"{document.name} is not a valid result document: {_short(id_, 512)}: {why}"),
+    )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nestbench_reports import stats
+from nestbench_reports.experiments import CONTAINMENT, DENSITY, ISOLATION
 from nestbench_reports.model import OK, UNSUPPORTED, Document, Measurement
 from nestbench_reports.stats import Estimate
 
 BARE = "bare"
 FLOOR = "floor"
+# Scenarios with many tenants, whose measurements are no times of one piece of work.
+EXPERIMENTAL = (DENSITY, ISOLATION, CONTAINMENT)
 # When two sides are not ok, the metric takes the graver of the two.
 _GRAVITY = ("crashed", "error", "timeout", "failed", UNSUPPORTED, OK)
 
@@ -49,13 +52,19 @@ class Metric:
 
 
 def absolute(measurement: Measurement) -> Estimate | None:
-    """The median in the measurement's unit; None when it is not ok or not positive."""
-    rounds = list(measurement.samples_by_round.values())
+    """The median in the measurement's unit, for isolation that with the aggressor; None when not ok or not positive."""
+    samples = measurement.samples_of_arm("b") if measurement.is_isolation else measurement.samples_by_round
+    rounds = list(samples.values())
     return stats.median(rounds) if measurement.status == OK and rounds else None
 
 
 def null_ratio(measurement: Measurement) -> Estimate | None:
-    """A/A: the second process of each round against the first; None when no round has both."""
+    """A/A: the second process of each round against the first; None when no round has both.
+
+    None for isolation: its arms are the victim alone and the victim beside an aggressor, which are not two of the same.
+    """
+    if measurement.is_isolation:
+        return None
     first, second = measurement.samples_of_arm("a"), measurement.samples_of_arm("b")
     common = sorted(first.keys() & second.keys())
     if measurement.status != OK or not common:
@@ -102,10 +111,16 @@ def metric(above: Measurement, below: Measurement) -> Metric:
 
 
 def denominators(document: Document, above: Measurement) -> list[Measurement]:
-    """What a measurement is divided by: `bare` of the same key, and its floor."""
+    """What a measurement is divided by: `bare` of the same key, and its floor.
+
+    `bare` only where the same work is timed on both. In density, isolation and containment the substrates stand side by
+    side, and what one of them shows is no cost over another.
+    """
     if above.substrate in (BARE, FLOOR):
         return []
-    found = [document.by_id.get(f"{above.key}/{BARE}"), document.by_id.get(above.floor_id or f"{above.key}/{FLOOR}")]
+    found = [document.by_id.get(above.floor_id or f"{above.key}/{FLOOR}")]
+    if above.scenario not in EXPERIMENTAL:
+        found.insert(0, document.by_id.get(f"{above.key}/{BARE}"))
     return [below for below in found if below is not None]
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from nestbench_reports.experiments import ISOLATION, Experiment
 from nestbench_reports.stats import FloatArray
 
 OK = "ok"
@@ -54,6 +55,11 @@ class Measurement:
     def key(self) -> str:
         """The id without its substrate: what pairs `vm` with `bare`."""
         return self.id.rsplit("/", 1)[0]
+
+    @property
+    def is_isolation(self) -> bool:
+        """Whether its arms are two conditions (a alone, b with the aggressor) and not two of the same."""
+        return self.scenario == ISOLATION
 
     @property
     def parameters(self) -> str:
@@ -217,6 +223,7 @@ class Document:
     findings: tuple[Finding, ...]
     capability: tuple[Capability, ...]
     caches: tuple[Cache, ...]
+    experiments: tuple[Experiment, ...] = ()
 
     @cached_property
     def by_id(self) -> dict[str, Measurement]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from nestbench_reports import compare, stats
+from nestbench_reports import compare, isolation, stats
 from nestbench_reports.errors import PolicyError
 from nestbench_reports.stats import Verdict
 from nestbench_reports.text import number, printable
@@ -26,6 +26,7 @@ class Limit:
     required: bool  # False: a host may lack it
     fail_when_inconclusive: bool
     reason: str
+    by_value: bool = False  # by the value itself, not by its interval: for what is counted and not sampled
 
     @property
     def text(self) -> str:
@@ -50,10 +51,79 @@ class BaselineRule:
 
 
 @dataclass(frozen=True)
+class IsolationRule:
+    """The line for isol-01 of the cells that a glob names; of several rules for one cell the last decides."""
+
+    metric: str
+    minimum: float
+    fail_below: bool
+    required: bool
+    fail_when_inconclusive: bool
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return printable(f"{self.metric} isol-01 \N{GREATER-THAN OR EQUAL TO} {number(100 * self.minimum)} %")
+
+
+@dataclass(frozen=True)
+class DensityRule:
+    """How many guests a ramp must reach: at its knee, and against the same ramp on bare."""
+
+    metric: str
+    min_guests: float | None
+    min_ratio: float | None
+    required: bool
+    fail_when_inconclusive: bool
+    reason: str
+
+    @property
+    def text(self) -> str:
+        bounds = []
+        if self.min_guests is not None:
+            bounds.append(f"\N{GREATER-THAN OR EQUAL TO} {number(self.min_guests)} guests")
+        if self.min_ratio is not None:
+            bounds.append(f"\N{GREATER-THAN OR EQUAL TO} {number(self.min_ratio)} of bare")
+        return printable(f"{self.metric} {' and '.join(bounds)}")
+
+
+@dataclass(frozen=True)
+class AttributionRule:
+    metric: str
+    min_precision: float | None
+    min_recall: float | None
+    max_quiet_alarms: float | None  # fraction of the quiet windows
+    required: bool
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return printable(f"{self.metric} scores of the detector")
+
+
+@dataclass(frozen=True)
+class ContainmentRule:
+    """Whether a fault that was not contained, or not classified right, fails the gate. Without a rule it does."""
+
+    metric: str
+    fail_when_not_ok: bool
+    required: bool
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return printable(f"{self.metric} contained")
+
+
+@dataclass(frozen=True)
 class Policy:
     name: str
     limits: tuple[Limit, ...]
     baseline: BaselineRule
+    isolation: tuple[IsolationRule, ...] = ()
+    density: tuple[DensityRule, ...] = ()
+    attribution: tuple[AttributionRule, ...] = ()
+    containment: tuple[ContainmentRule, ...] = ()
 
 
 class _Table:
@@ -148,9 +218,93 @@ def _limit(values: Any, where: str) -> Limit:
         required=table.flag("required", default=True),
         fail_when_inconclusive=table.word("on_inconclusive", ("fail", "pass")) != "pass",
         reason=table.text("reason") or "",
+        by_value=table.word("judge", ("interval", "value")) == "value",
     )
     table.finish()
     return limit
+
+
+def _rule_table(values: Any, where: str, example: str) -> tuple[_Table, str]:
+    if not isinstance(values, dict):
+        raise PolicyError(f"{where}: must be a table")
+    metric = _Table(values, where).text("metric")
+    if metric is None:
+        raise PolicyError(f'{where}: `metric` is missing: a glob over ids such as "{example}"')
+    table = _Table(values, f"{where} ({printable(metric)[:80]})")
+    table.text("metric")
+    return table, metric
+
+
+def _isolation_rule(values: Any, where: str) -> IsolationRule:
+    table, metric = _rule_table(values, where, "isolation/*/vm")
+    minimum = table.number("min_isol_01")
+    if minimum is not None and minimum > 1:
+        raise table.error("`min_isol_01` is a share of the alone figure: 0.90 is 90 %")
+    rule = IsolationRule(
+        metric,
+        isolation.PASS_LINE if minimum is None else minimum,
+        fail_below=table.word("on_below", ("fail", "pass")) != "pass",
+        required=table.flag("required", default=False),
+        fail_when_inconclusive=table.word("on_inconclusive", ("fail", "pass")) != "pass",
+        reason=table.text("reason") or "",
+    )
+    table.finish()
+    return rule
+
+
+def _density_rule(values: Any, where: str) -> DensityRule:
+    table, metric = _rule_table(values, where, "density/steady/vm")
+    rule = DensityRule(
+        metric,
+        table.number("min_guests"),
+        table.number("min_ratio"),
+        required=table.flag("required", default=True),
+        fail_when_inconclusive=table.word("on_inconclusive", ("fail", "pass")) != "pass",
+        reason=table.text("reason") or "",
+    )
+    if rule.min_guests is None and rule.min_ratio is None:
+        raise table.error("give `min_guests` (at the knee), `min_ratio` (against bare) or both")
+    table.finish()
+    return rule
+
+
+def _attribution_rule(values: Any, where: str) -> AttributionRule:
+    table, metric = _rule_table(values, where, "isolation/attribution/*")
+    rule = AttributionRule(
+        metric,
+        table.number("min_precision"),
+        table.number("min_recall"),
+        table.number("max_quiet_alarms"),
+        required=table.flag("required", default=True),
+        reason=table.text("reason") or "",
+    )
+    scores = [s for s in (rule.min_precision, rule.min_recall, rule.max_quiet_alarms) if s is not None]
+    if not scores:
+        raise table.error("give `min_precision`, `min_recall` or `max_quiet_alarms`")
+    if max(scores) > 1:
+        raise table.error("scores are fractions: 0.95 is 95 %")
+    table.finish()
+    return rule
+
+
+def _containment_rule(values: Any, where: str) -> ContainmentRule:
+    table, metric = _rule_table(values, where, "containment/*/vm")
+    rule = ContainmentRule(
+        metric,
+        fail_when_not_ok=table.word("on_not_contained", ("fail", "pass")) != "pass",
+        required=table.flag("required", default=False),
+        reason=table.text("reason") or "",
+    )
+    table.finish()
+    return rule
+
+
+Rule = TypeVar("Rule")
+
+
+def _rules(table: _Table, name: str, key: str, build: Callable[[Any, str], Rule]) -> tuple[Rule, ...]:
+    raw = table.take(key, list, f"an array of tables ([[{key}]])") or []
+    return tuple(build(values, f"{name}: {key} {index}") for index, values in enumerate(raw, start=1))
 
 
 def _baseline(values: Any, where: str) -> BaselineRule:
@@ -182,7 +336,17 @@ def parse(text: str, name: str) -> Policy:
     limits = tuple(_limit(raw, f"{name}: limit {index}") for index, raw in enumerate(raw_limits, start=1))
     raw_baseline = table.take("baseline", dict, "a table ([baseline])")
     baseline = _baseline(raw_baseline, f"{name}: [baseline]") if raw_baseline is not None else BaselineRule()
+    policy = Policy(
+        name,
+        limits,
+        baseline,
+        isolation=_rules(table, name, "isolation", _isolation_rule),
+        density=_rules(table, name, "density", _density_rule),
+        attribution=_rules(table, name, "attribution", _attribution_rule),
+        containment=_rules(table, name, "containment", _containment_rule),
+    )
     table.finish()
-    if not limits and raw_baseline is None:
+    rules = (limits, policy.isolation, policy.density, policy.attribution, policy.containment)
+    if not any(rules) and raw_baseline is None:
         raise PolicyError(f"{name} holds neither a [[limit]] nor a [baseline]: it would pass everything")
-    return Policy(name, limits, baseline)
+    return policy

@@ -35,6 +35,7 @@ COST_WORDS = {
 _OUTCOME_STYLE = {
     Outcome.PASS: "green",
     Outcome.TOLERATED: "yellow",
+    Outcome.ACCEPTED: "yellow",
     Outcome.LACKING: "yellow",
     Outcome.INCONCLUSIVE: "bold yellow",
 }

@@ -23,6 +23,7 @@ from nestbench_reports.figures import (
     overhead_section,
 )
 from nestbench_reports.gate import GateResult, Outcome
+from nestbench_reports.judgement import HARMLESS
 from nestbench_reports.metrics import Metric
 from nestbench_reports.model import OK, Document, Measurement
 from nestbench_reports.summary import label
@@ -135,9 +136,7 @@ def _verdict(judged: GateResult | str) -> Verdict:
         kind = "pass" if judged.count(Outcome.PASS) >= judged.count(Outcome.TOLERATED) else "warn"
     else:
         kind = "warn" if outcome in (Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED) else "fail"
-    bad = [
-        entry for entry in judged.judgements if entry.outcome not in (Outcome.PASS, Outcome.TOLERATED, Outcome.LACKING)
-    ]
+    bad = [entry for entry in judged.judgements if entry.outcome not in HARMLESS]
     failures = tuple(
         printable(
             f"{entry.id}: {entry.text}"
