@@ -76,6 +76,41 @@ void AddRunOptions(CLI::App& command, RunRequest& request) {
   command.add_flag("--json-only", request.json_only, "only the result document; its path on standard output");
 }
 
+void AddTenantOptions(CLI::App& command, RunRequest& request) {
+  constexpr const char* kDensity = "Density";
+  constexpr const char* kContainment = "Containment";
+  command.add_option("--guests,--max", request.density.guests, "with --idle: exactly so many; else at most so many")
+      ->check(CLI::Range(1, 100'000))
+      ->group(kDensity);
+  command.add_flag("--idle", request.density.idle, "only start idle guests, measure and end")->group(kDensity);
+  command
+      .add_option("--budget-memory", request.density.budget_memory_bytes,
+                  "confine the whole experiment to so much memory (512M, 4G): exhaustion without risk to the host")
+      ->transform(CLI::AsSizeValue(false))
+      ->group(kDensity);
+  command
+      .add_option("--budget-cpus", request.density.budget_cpus, "confine it to so much CPU time (1.5: one and a half)")
+      ->check(CLI::Range(0.01, 4096.0))
+      ->group(kDensity);
+  command
+      .add_option_function<double>(
+          "--slo-p99",
+          [&request](double milliseconds) {
+            request.density.slo_p99_ns = static_cast<std::uint64_t>(milliseconds * 1e6);
+          },
+          "objective: 99 of 100 requests of 1 ms are answered within so many ms (default 10)")
+      ->check(CLI::Range(0.01, 1e6))
+      ->group(kDensity);
+  command.add_option("--tries", request.containment.tries, "of each fault, instead of the profile's own number")
+      ->check(CLI::Range(1, 10'000))
+      ->group(kContainment);
+  command
+      .add_option("--soak", request.containment.soak_s,
+                  "random faults among many guests for so many seconds, after everything else")
+      ->check(CLI::Range(1, 1'000'000))
+      ->group(kContainment);
+}
+
 int Main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("nestbench"));
   spdlog::set_pattern("nestbench: %^%v%$");
@@ -112,13 +147,20 @@ int Main(int argc, char** argv) {
 
   std::string scenario = "all";
   auto* run = app.add_subcommand("run", "measure scenarios and write the result document and the report");
-  run->add_option("scenario", scenario, "overhead, exits or all")->check(CLI::IsMember({"overhead", "exits", "all"}));
+  std::vector<std::string> scenario_names(kScenarioNames.begin(), kScenarioNames.end());
+  scenario_names.emplace_back("all");
+  run->add_option("scenario", scenario, fmt::format("{}", fmt::join(scenario_names, ", ")))
+      ->check(CLI::IsMember(scenario_names));
   run->add_option("--profile", request.profile, "quick (a minute), standard (ten minutes) or full");
   run->footer(
       Footer("  nestbench run overhead --profile standard\n"
              "  nestbench run all --filter 'cpu_' --rounds 10 --seed 1 --out DIR\n"
-             "  nestbench run exits --json-only\n"));
+             "  nestbench run exits --json-only\n"
+             "  nestbench run density --guests 2000 --idle\n"
+             "  nestbench run density --budget-memory 1G --budget-cpus 1.5\n"
+             "  nestbench run containment --tries 20 --profile standard\n"));
   AddRunOptions(*run, request);
+  AddTenantOptions(*run, request);
 
   bool ids_only = false;
   std::string list_profile = "full";
@@ -154,12 +196,14 @@ int Main(int argc, char** argv) {
     return kExitUsage;
   }
   if (quick->parsed()) {
-    request.scenarios = {"overhead", "exits"};
+    request.scenarios.assign(kScenarioNames.begin(), kScenarioNames.end());
+    request.taste = true;
     request.judge = true;
     return Run(request);
   }
   if (run->parsed()) {
-    request.scenarios = scenario == "all" ? std::vector<std::string>{"overhead", "exits"} : std::vector{scenario};
+    request.scenarios = {scenario};
+    if (scenario == "all") request.scenarios.assign(kScenarioNames.begin(), kScenarioNames.end());
     return Run(request);
   }
   if (list->parsed()) return List(list_profile, request.filter, ids_only);

@@ -19,6 +19,8 @@
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/run_context.h"
 #include "nestbench/substrates/substrate.h"
+#include "nestbench/tenancy/cgroup.h"
+#include "nestbench/tenancy/zone.h"
 #include "nestbench/vmm/loader/loaded_file.h"
 #include "nestbench/workloads/catalogue.h"
 #include "python.h"
@@ -43,6 +45,31 @@ int Complain(int code, fmt::format_string<Args...> format, Args&&... args) {
 
 // Full disks, lost folders and the like break a run; what the caller chose wrong is a usage error.
 int CodeOf(const vmm::Error& error) { return error.kind == vmm::ErrorKind::kInvalidArgument ? kExitUsage : kExitBroke; }
+
+struct NamedScenario {
+  std::string_view name;
+  scenarios::Scenario* run;
+  vmm::Result<std::vector<std::string>> (*ids)(const RunContext& context);
+};
+
+constexpr NamedScenario kScenarios[] = {
+    {"overhead", scenarios::RunOverhead,
+     [](const RunContext& context) { return vmm::Result<std::vector<std::string>>(scenarios::OverheadIds(context)); }},
+    {"exits", scenarios::RunExits, scenarios::ExitsIds},
+    {"density", scenarios::RunDensity,
+     [](const RunContext& context) { return vmm::Result<std::vector<std::string>>(scenarios::DensityIds(context)); }},
+    {"isolation", scenarios::RunIsolation,
+     [](const RunContext& context) { return vmm::Result<std::vector<std::string>>(scenarios::IsolationIds(context)); }},
+    {"containment", scenarios::RunContainment,
+     [](const RunContext& context) {
+       return vmm::Result<std::vector<std::string>>(scenarios::ContainmentIds(context));
+     }},
+};
+static_assert(std::size(kScenarios) == kScenarioNames.size());
+
+bool Contains(const std::vector<std::string>& names, std::string_view name) {
+  return std::ranges::find(names, name) != names.end();
+}
 
 struct Selection {
   workloads::Profile profile;
@@ -85,6 +112,40 @@ void ChooseDoorbell(const probe::HostReport& host, RunContext& context) {
   } else {
     context.vm_unsupported = doorbell.error().ToString();
   }
+}
+
+// Groups and zones for the scenarios with many tenants; what cannot be had is said and does without.
+void PrepareTenants(const RunRequest& request, std::optional<tenancy::CgroupTree>& cgroups, RunContext& context) {
+  if (auto removed = tenancy::CgroupTree::RemoveStale(); !removed) {
+    spdlog::warn("groups of an earlier run could not be removed: {}", removed.error().ToString());
+  } else if (*removed != 0) {
+    spdlog::warn("removed what {} earlier run{} left: groups and the guests in them", *removed,
+                 *removed == 1 ? "" : "s");
+  }
+  tenancy::CgroupTreeOptions options;
+  options.run_id = result::NewRunId();
+  options.budget.memory_bytes = request.density.budget_memory_bytes;
+  options.budget.cpus = request.density.budget_cpus;
+  auto tree = tenancy::CgroupTree::Create(std::move(options));
+  if (!tree) {
+    context.cgroups_unsupported = tree.error().ToString();
+  } else if (!tree->Enforces(tenancy::CgroupController::kMemory) || !tree->Enforces(tenancy::CgroupController::kPids)) {
+    context.cgroups_unsupported = fmt::format("cgroups: {}", fmt::join(tree->missing(), "; "));
+  } else {
+    context.cgroups = &cgroups.emplace(std::move(*tree));
+  }
+  if (!context.cgroups_unsupported.empty()) {
+    spdlog::warn("tenants share this process's limits: {}; limits, out-of-memory kills and budgets cannot be told",
+                 context.cgroups_unsupported);
+  }
+  auto zones = tenancy::ZoneRuntime::Find();
+  if (!zones) {
+    context.zone_unsupported = zones.error().ToString();
+    return;
+  }
+  context.zone = [runtime = std::move(*zones)](const std::vector<std::string>& command, int /*socket*/) {
+    return vmm::Result<std::vector<std::string>>(runtime.Command(command));
+  };
 }
 
 std::uint64_t DrawSeed() {
@@ -165,22 +226,26 @@ int Run(const RunRequest& request) {
   context.seed = request.seed ? *request.seed : DrawSeed();
   context.quiet = request.json_only;
 
-  using NamedScenario = std::pair<std::string_view, scenarios::Scenario*>;
-  constexpr NamedScenario kScenarios[] = {{"overhead", scenarios::RunOverhead}, {"exits", scenarios::RunExits}};
+  context.taste = request.taste;
+  context.density = request.density;
+  context.containment = request.containment;
+
   std::size_t selected = 0;
-  for (const std::string& name : request.scenarios) {
-    if (name == "overhead") selected += scenarios::OverheadIds(context).size();
-    if (name == "exits") {
-      auto ids = scenarios::ExitsIds(context);
-      if (!ids) return Complain(kExitBroke, "{}", ids.error().ToString());
-      selected += ids->size();
-    }
+  for (const NamedScenario& scenario : kScenarios) {
+    if (!Contains(request.scenarios, scenario.name)) continue;
+    auto ids = scenario.ids(context);
+    if (!ids) return Complain(kExitBroke, "{}", ids.error().ToString());
+    selected += ids->size();
   }
   if (selected == 0) {
     return Complain(kExitUsage, "--filter `{}` selects nothing in {}; `nestbench list --profile {}` shows the ids",
                     request.filter, fmt::join(request.scenarios, ", "), request.profile);
   }
 
+  const bool has_budget = request.density.budget_memory_bytes || request.density.budget_cpus;
+  if (has_budget && !Contains(request.scenarios, "density")) {
+    return Complain(kExitUsage, "--budget-memory and --budget-cpus are the density scenario's");
+  }
   auto folder = result::PrepareOutFolder(request.out);
   if (!folder) return Complain(kExitUsage, "{}", folder.error().ToString());
   if (auto installed = scenarios::InstallStopHandlers(); !installed) {
@@ -194,6 +259,15 @@ int Run(const RunRequest& request) {
   if (!context.vm_unsupported.empty()) {
     spdlog::warn("no guest can run here: {}; measuring what can run without", context.vm_unsupported);
     if (!host.kvm.remedy.empty()) spdlog::warn("to change that: {}", host.kvm.remedy);
+  }
+
+  // Tenants of a run that was killed would disturb this one.
+  std::optional<tenancy::CgroupTree> cgroups;
+  const bool has_tenants = std::ranges::any_of(
+      request.scenarios, [](const std::string& name) { return name != "overhead" && name != "exits"; });
+  if (has_tenants) PrepareTenants(request, cgroups, context);
+  if (has_budget && context.cgroups == nullptr) {
+    return Complain(kExitUnsupported, "a budget needs cgroups: {}", context.cgroups_unsupported);
   }
 
   result::Header header;
@@ -213,9 +287,9 @@ int Run(const RunRequest& request) {
   for (const result::Finding& finding : host.findings) {
     if (done) done = journal->AddFinding(finding);
   }
-  for (const auto& [name, scenario] : kScenarios) {
-    if (std::ranges::find(request.scenarios, name) == request.scenarios.end()) continue;
-    if (done && scenarios::StopSignal() == 0) done = scenario(context, *journal);
+  for (const NamedScenario& scenario : kScenarios) {
+    if (!Contains(request.scenarios, scenario.name)) continue;
+    if (done && scenarios::StopSignal() == 0) done = scenario.run(context, *journal);
   }
   if (!done) {
     return Complain(kExitBroke,
@@ -239,10 +313,12 @@ int List(const std::string& profile, const std::string& filter, bool ids_only) {
   for (const workloads::Workload& workload : workloads::Catalogue()) {
     for (const char* substrate : {"bare", "vm"}) workload_of.emplace(Id(workload, "overhead", substrate), &workload);
   }
-  std::vector<std::string> ids = scenarios::OverheadIds(context);
-  auto exits = scenarios::ExitsIds(context);
-  if (!exits) return Complain(kExitBroke, "{}", exits.error().ToString());
-  ids.insert(ids.end(), exits->begin(), exits->end());
+  std::vector<std::string> ids;
+  for (const NamedScenario& scenario : kScenarios) {
+    auto more = scenario.ids(context);
+    if (!more) return Complain(kExitBroke, "{}", more.error().ToString());
+    ids.insert(ids.end(), more->begin(), more->end());
+  }
   if (ids.empty()) return Complain(kExitUsage, "--filter `{}` selects nothing", filter);
   for (const std::string& id : ids) {
     if (ids_only) {

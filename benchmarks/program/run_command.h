@@ -1,22 +1,32 @@
 // `nestbench run` and `nestbench quick`: probe, measure, write, report, judge.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "nestbench/scenarios/run_context.h"
+
 namespace nestbench::program {
 
+// In the order in which they run.
+inline constexpr std::array<const char*, 5> kScenarioNames = {"overhead", "exits", "density", "isolation",
+                                                              "containment"};
+
 struct RunRequest {
-  std::vector<std::string> scenarios;  // of "overhead", "exits"; as they are run
+  std::vector<std::string> scenarios;  // of kScenarioNames; as they are run
   std::string profile = "quick";
   std::string filter;  // regular expression (ECMAScript) searched in measurement ids; empty: everything
   std::optional<std::uint32_t> rounds;
   std::optional<std::uint64_t> seed;  // drawn when not given; recorded either way
   std::optional<std::filesystem::path> out;
-  bool json_only = false;              // no report, no summary: the path of the document on standard output
+  bool json_only = false;  // no report, no summary: the path of the document on standard output
+  bool taste = false;      // only a taste of the scenarios with many tenants
+  scenarios::DensityOptions density;
+  scenarios::ContainmentOptions containment;
   bool judge = false;                  // end with the default policy's verdict, and its exit code
   std::vector<std::string> arguments;  // of this process, for the document
 };

@@ -77,9 +77,10 @@ vmm::Result<Installation> Installation::Find() {
   // A build tree: <source>/build/<preset>/bin/nestbench, with the sources three folders up.
   const auto source = prefix.parent_path().parent_path();
   const std::vector<Installation> candidates = {
-      {bin / "nestbench-guest", bin / "nestbench_micro", prefix / "images", source / "reports",
-       source / "ci/gate.toml"},
-      {prefix / "libexec/nestbench/nestbench-guest", prefix / "libexec/nestbench/nestbench_micro",
+      {bin / "nestbench-guest", bin / "nestbench-tenant", bin / "nestbench_micro", bin / "nestbench_density_floor",
+       prefix / "images", source / "reports", source / "ci/gate.toml"},
+      {prefix / "libexec/nestbench/nestbench-guest", prefix / "libexec/nestbench/nestbench-tenant",
+       prefix / "libexec/nestbench/nestbench_micro", prefix / "libexec/nestbench/nestbench_density_floor",
        prefix / "libexec/nestbench/images", prefix / "share/nestbench/reports",
        prefix / "share/nestbench/ci/gate.toml"},
   };

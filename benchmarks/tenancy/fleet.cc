@@ -60,7 +60,7 @@ Result<pid_t> StartWithSocket(const std::string& program, const std::vector<std:
   return pid;
 }
 
-// The process that a zone's runtime has started inside, as we see it from outside (proc(5), task/<tid>/children).
+// As we see it from outside a zone (proc(5), task/<tid>/children).
 std::optional<pid_t> FirstChild(pid_t parent) {
   std::ifstream file(fmt::format("/proc/{0}/task/{0}/children", parent));
   pid_t child = 0;
@@ -345,7 +345,9 @@ void Fleet::LookAfterZones() {
   for (auto& [id, tenant] : tenants_) {
     if (tenant->zone_pid < 0 || tenant->phase == Phase::kEnded) continue;
     if (tenant->phase == Phase::kSpawning) {
-      if (const auto inside = FirstChild(tenant->zone_pid)) {
+      // The runtime starts the zone's first process, and that the tenant.
+      const auto first = FirstChild(tenant->zone_pid);
+      if (const auto inside = first ? FirstChild(*first) : std::nullopt) {
         tenant->pid = *inside;
         BeginLife(*tenant);
       }

@@ -24,7 +24,7 @@ std::pair<int, std::string> Run(const std::vector<std::string>& command) {
   std::error_code error;
   process::child child(process::exe = command.front(),
                        process::args = std::vector<std::string>(command.begin() + 1, command.end()),
-                       process::std_in < process::null, (process::std_out & process::std_err) > output, error);
+                       process::std_in<process::null, (process::std_out & process::std_err)> output, error);
   if (error) return {-1, error.message()};
   std::string text;
   for (std::string line; std::getline(output, line);) text += (text.empty() ? "" : "; ") + line;
@@ -44,17 +44,29 @@ vmm::Result<ZoneRuntime> ZoneRuntime::Find() {
   const auto [code, said] = Run(runtime.Command({"/bin/true"}));
   if (version_code != 0 || code != 0) {
     return Fail(Error::Unsupported(
-        "start a zone", fmt::format("{} ended with {}: {}; it needs user namespaces (sysctl kernel.unprivileged_userns_clone "
-                                    "or user.max_user_namespaces) or root",
-                                    program.string(), code, said)));
+        "start a zone",
+        fmt::format("{} ended with {}: {}; it needs user namespaces (sysctl kernel.unprivileged_userns_clone "
+                    "or user.max_user_namespaces) or root",
+                    program.string(), code, said)));
   }
   return runtime;
 }
 
 std::vector<std::string> ZoneRuntime::Command(const std::vector<std::string>& command) const {
-  std::vector<std::string> all = {program_,        "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session",
-                                  "--as-pid-1",    "--cap-drop",    "ALL",            "--ro-bind",         "/",
-                                  "/",             "--dev",         "/dev",           "--proc",            "/proc",
+  std::vector<std::string> all = {program_,
+                                  "--unshare-all",
+                                  "--unshare-user",
+                                  "--die-with-parent",
+                                  "--new-session",
+                                  "--cap-drop",
+                                  "ALL",
+                                  "--ro-bind",
+                                  "/",
+                                  "/",
+                                  "--dev",
+                                  "/dev",
+                                  "--proc",
+                                  "/proc",
                                   "--"};
   all.insert(all.end(), command.begin(), command.end());
   return all;

@@ -1,4 +1,7 @@
 // The substrate `vm`: the image in a guest of our VMM.
+#include <sys/eventfd.h>
+
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -29,8 +32,8 @@ CallEnd EndOf(StopReason reason) {
 
 class VmSubstrate final : public Substrate {
  public:
-  VmSubstrate(UserMachine machine, abi::Doorbell doorbell, std::optional<vmm::BinaryStats> stats)
-      : machine_(std::move(machine)), doorbell_(doorbell), stats_(std::move(stats)) {}
+  VmSubstrate(UserMachine machine, abi::Doorbell doorbell, std::optional<vmm::BinaryStats> stats, vmm::UniqueFd event)
+      : event_(std::move(event)), machine_(std::move(machine)), doorbell_(doorbell), stats_(std::move(stats)) {}
 
   Result<CallOutcome> Call(const abi::MailboxRequest& request, std::chrono::nanoseconds limit) override {
     std::memcpy(machine_.mailbox().data(), &request, sizeof(request));
@@ -59,6 +62,7 @@ class VmSubstrate final : public Substrate {
   [[nodiscard]] int statistics_fd() const override { return stats_ ? stats_->fd() : -1; }
 
  private:
+  vmm::UniqueFd event_;  // outlives the machine that it is attached to
   UserMachine machine_;
   abi::Doorbell doorbell_;
   std::optional<vmm::BinaryStats> stats_;
@@ -83,7 +87,13 @@ Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
   if (!machine) return Fail(std::move(machine.error()));
   std::optional<vmm::BinaryStats> stats;  // a kernel without them costs only the count
   if (auto opened = machine->vcpu().Stats()) stats.emplace(std::move(*opened));
-  return std::make_unique<VmSubstrate>(std::move(*machine), options.doorbell, std::move(stats));
+  vmm::UniqueFd event;
+  if (options.attach_event) {
+    event = vmm::UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!event.valid()) return Fail(Error::System("eventfd", errno));
+    if (auto attached = machine->AttachEvent(event.get()); !attached) return Fail(std::move(attached.error()));
+  }
+  return std::make_unique<VmSubstrate>(std::move(*machine), options.doorbell, std::move(stats), std::move(event));
 }
 
 }  // namespace nestbench::substrates

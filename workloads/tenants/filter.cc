@@ -47,6 +47,7 @@ using vmm::Fail;
     SCMP_SYS(set_tid_address),
     SCMP_SYS(sched_getaffinity),
     SCMP_SYS(prlimit64),
+    SCMP_SYS(pause),
 };
 
 #ifndef NESTBENCH_SANITIZED

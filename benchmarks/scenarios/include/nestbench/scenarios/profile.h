@@ -38,7 +38,9 @@ Effort EffortOf(workloads::Profile profile);
 // Where the programs and images of this installation or build are.
 struct Installation {
   std::filesystem::path guest_program;
+  std::filesystem::path tenant_program;
   std::filesystem::path micro_program;
+  std::filesystem::path density_floor_program;
   std::filesystem::path images;   // folder of *.elf
   std::filesystem::path reports;  // folder that holds the package nestbench_reports
   std::filesystem::path policy;   // the default gate policy

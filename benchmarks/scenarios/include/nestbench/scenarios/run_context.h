@@ -4,14 +4,32 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "nestbench/abi/mailbox.h"
 #include "nestbench/result/journal.h"
 #include "nestbench/scenarios/profile.h"
+#include "nestbench/tenancy/cgroup.h"
+#include "nestbench/tenancy/fleet.h"
 
 namespace nestbench::scenarios {
+
+// What was asked of the density scenario beyond its profile.
+struct DensityOptions {
+  std::optional<std::uint32_t> guests;               // exactly so many when idle, else at most
+  bool idle = false;                                 // only idle guests
+  std::optional<std::uint64_t> budget_memory_bytes;  // of the whole experiment
+  std::optional<double> budget_cpus;
+  std::uint64_t slo_p99_ns = 10'000'000;  // of a request whose work takes 1 ms
+};
+
+// What was asked of the containment scenario beyond its profile.
+struct ContainmentOptions {
+  std::optional<std::uint32_t> tries;  // of each fault
+  std::uint32_t soak_s = 0;            // random faults among many guests for so long; 0: none
+};
 
 struct RunContext {
   Installation installation;
@@ -24,6 +42,13 @@ struct RunContext {
   abi::Doorbell doorbell = abi::Doorbell::kPort;
   std::string vm_unsupported;  // why no guest can run here; empty when one can
   bool quiet = false;
+  tenancy::CgroupTree* cgroups = nullptr;  // of the run; borrowed; nullptr where none can be made
+  std::string cgroups_unsupported;         // why there are none
+  tenancy::ZoneCommand zone;               // empty where no zone can be made
+  std::string zone_unsupported;            // why not; empty when one can
+  bool taste = false;                      // ten seconds of each scenario with many tenants
+  DensityOptions density;
+  ContainmentOptions containment;
 };
 
 // A scenario: announces every selected measurement in the journal, measures, and adds rounds as they finish. Returns
@@ -37,8 +62,20 @@ Scenario RunOverhead;
 // The registrations of nestbench_micro, in processes of its own. Ids `exits/...`, `lifecycle/...`, `hotpath/...`.
 Scenario RunExits;
 
+// How many tenants fit, and what gives out. Experiments and measurements `density/...`.
+Scenario RunDensity;
+
+// Who hurts whom, and who is found out. Ids `isolation/...`.
+Scenario RunIsolation;
+
+// Whether a fault stays inside its tenant and is called what it is. Ids `containment/...`.
+Scenario RunContainment;
+
 // The ids that each would measure here, in order.
 std::vector<std::string> OverheadIds(const RunContext& context);
 vmm::Result<std::vector<std::string>> ExitsIds(const RunContext& context);
+std::vector<std::string> DensityIds(const RunContext& context);
+std::vector<std::string> IsolationIds(const RunContext& context);
+std::vector<std::string> ContainmentIds(const RunContext& context);
 
 }  // namespace nestbench::scenarios

@@ -42,6 +42,7 @@ struct SubstrateOptions {
   std::uint64_t guest_page_bytes = abi::kPageBytes;  // how a guest maps it; a process has one mapping only
   abi::Doorbell doorbell = abi::Doorbell::kPort;     // of a guest
   const vmm::KvmDevice* device = nullptr;            // borrowed; nullptr: /dev/kvm is opened
+  bool attach_event = false;                         // abi::kEventPort and kEventPage of a guest signal an eventfd
 };
 
 class Substrate {

@@ -68,6 +68,8 @@ struct Spawn {
   std::uint32_t max_files;      // RLIMIT_NOFILE
   std::uint32_t max_processes;  // RLIMIT_NPROC; 0: as inherited
   std::uint32_t may_fork;       // 1: the system-call filter lets it start processes (a fork bomb has to)
+  std::uint32_t attach_event;   // 1: writes to the event port and page of a guest end in the kernel, as ioeventfd
+  std::uint32_t reserved;
 };
 
 struct Spawned {

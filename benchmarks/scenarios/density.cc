@@ -1,0 +1,553 @@
+// How many tenants fit, and what gives out: ids `density/...`.
+//
+// Steady: each tenant is due a request of 1 ms twenty times a second; their number doubles until the objective breaks,
+// something fails or the maximum is reached, and is then bisected. Idle: guests that were started and wait. Memory:
+// guests that touch and keep memory until there is no more.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "experiment.h"
+#include "nestbench/result/id.h"
+#include "nestbench/scenarios/child.h"
+#include "nestbench/scenarios/run_context.h"
+#include "nestbench/tenants/latency_histogram.h"
+#include "tenant_loads.h"
+
+namespace nestbench::scenarios {
+namespace {
+
+using namespace std::chrono_literals;
+using nlohmann::json;
+using tenancy::Phase;
+using tenancy::TenantId;
+using vmm::Fail;
+
+constexpr std::uint64_t kMs = 1'000'000;
+constexpr std::uint64_t kMiB = 1ULL << 20;
+constexpr double kKeepsUp = 0.95;  // of the offered throughput
+constexpr std::size_t kStartsInFlight = 4;
+constexpr auto kStartLimit = 30s;
+constexpr auto kSettle = 300ms;  // after a change of the number, before measuring
+constexpr auto kReportLimit = 20s;
+
+enum class Kind : std::uint8_t { kSteady, kIdle, kMemory };
+
+std::string_view ToString(Kind kind) {
+  switch (kind) {
+    case Kind::kSteady:
+      return "steady";
+    case Kind::kIdle:
+      return "idle";
+    case Kind::kMemory:
+      break;
+  }
+  return "memory";
+}
+
+constexpr TenantLoad kServe = {.name = "density_steady",
+                               .summary = "requests of 1 ms, twenty a second",
+                               .image = "cpu_integer",
+                               .service_ns = kMs,
+                               .period_ns = 50 * kMs};
+constexpr TenantLoad kWait = {.name = "density_idle",
+                              .summary = "started, then idle",
+                              .image = "cpu_integer",
+                              .arena_bytes = 4 * kMiB,
+                              .activity = tenants::Activity::kNone};
+constexpr TenantLoad kHold = {.name = "density_memory",
+                              .summary = "touches and keeps 32 MiB",
+                              .image = "memory_first_touch",
+                              .arena_bytes = 32 * kMiB,
+                              .activity = tenants::Activity::kHoldMemory,
+                              .hold_bytes = 32 * kMiB};
+
+const TenantLoad& LoadOf(Kind kind) {
+  switch (kind) {
+    case Kind::kSteady:
+      return kServe;
+    case Kind::kIdle:
+      return kWait;
+    case Kind::kMemory:
+      break;
+  }
+  return kHold;
+}
+
+// What a profile spends on each ramp.
+struct Plan {
+  std::uint32_t max_steady;
+  std::uint32_t max_memory;
+  std::uint32_t idle;
+  std::chrono::milliseconds step;
+  std::uint32_t bisections;
+  std::uint32_t repetitions;  // of each step of the bisection
+};
+
+Plan PlanOf(const RunContext& context) {
+  if (context.taste)
+    return {.max_steady = 8, .max_memory = 0, .idle = 64, .step = 700ms, .bisections = 0, .repetitions = 1};
+  switch (context.profile) {
+    case workloads::Profile::kQuick:
+      return {.max_steady = 128, .max_memory = 16, .idle = 500, .step = 1s, .bisections = 2, .repetitions = 1};
+    case workloads::Profile::kStandard:
+      return {.max_steady = 512, .max_memory = 64, .idle = 1000, .step = 3s, .bisections = 4, .repetitions = 3};
+    case workloads::Profile::kFull:
+      break;
+  }
+  return {.max_steady = 4096, .max_memory = 1024, .idle = 2000, .step = 5s, .bisections = 6, .repetitions = 5};
+}
+
+struct Job {
+  Kind kind;
+  TenantSubstrate substrate;
+  [[nodiscard]] std::string Id() const {
+    return fmt::format("density/{}/{}", ToString(kind), scenarios::ToString(substrate));
+  }
+};
+
+// How many ran well: what a gate compares between hosts.
+MeasurementName GuestsName(const Job& job) {
+  return {.scenario = "density",
+          .workload = "guests",
+          .substrate = std::string(scenarios::ToString(job.substrate)),
+          .params = {{"load", std::string(ToString(job.kind))}},
+          .unit = "guests",
+          .direction = result::Direction::kHigher};
+}
+
+std::vector<Job> SelectJobs(const RunContext& context) {
+  std::vector<Job> jobs;
+  const auto add = [&](Kind kind, TenantSubstrate substrate) {
+    Job job{kind, substrate};
+    if (context.selects(job.Id())) jobs.push_back(job);
+  };
+  const DensityOptions& options = context.density;
+  const bool only_idle = options.idle;
+  if (!only_idle) {
+    for (const TenantSubstrate substrate : {TenantSubstrate::kVm, TenantSubstrate::kZone, TenantSubstrate::kBare}) {
+      if (context.taste && substrate != TenantSubstrate::kVm) continue;
+      add(Kind::kSteady, substrate);
+    }
+  }
+  add(Kind::kIdle, TenantSubstrate::kVm);
+  if (!only_idle && !context.taste) {
+    for (const TenantSubstrate substrate : {TenantSubstrate::kZone, TenantSubstrate::kBare})
+      add(Kind::kIdle, substrate);
+    add(Kind::kMemory, TenantSubstrate::kVm);
+  }
+  return jobs;
+}
+
+json Quantiles(const tenants::LatencyHistogram& histogram) {
+  return {{"p50", histogram.Quantile(0.50)},
+          {"p99", histogram.Quantile(0.99)},
+          {"p999", histogram.Quantile(0.999)},
+          {"max", histogram.max()}};
+}
+
+// What one step showed, as far as the ramp decides by it.
+struct Step {
+  std::uint32_t guests = 0;
+  bool kept_up = true;  // within the objective
+  double throughput_per_s = 0;
+  std::uint64_t p50_ns = 0;
+  std::uint64_t p99_ns = 0;
+  std::uint64_t p999_ns = 0;
+};
+
+// One ramp: tenants of its own in a fleet of its own.
+class Ramp {
+ public:
+  Ramp(const RunContext& context, result::Journal& journal, Job job, TenantExperiment& experiment)
+      : context_(context),
+        journal_(journal),
+        job_(job),
+        load_(LoadOf(job.kind)),
+        plan_(PlanOf(context)),
+        experiment_(experiment),
+        fleet_(experiment.fleet()),
+        substrate_(scenarios::ToString(job.substrate)) {}
+
+  result::Result<void> Run() {
+    max_ = job_.kind == Kind::kIdle ? plan_.idle : job_.kind == Kind::kMemory ? plan_.max_memory : plan_.max_steady;
+    if (job_.kind == Kind::kIdle && job_.substrate == TenantSubstrate::kZone) max_ = std::min(max_, kMostZones);
+    if (context_.density.guests) max_ = *context_.density.guests;
+    if (auto announced = Announce(); !announced) return announced;
+    if (job_.kind == Kind::kSteady) {
+      if (auto calibrated = Calibrate(); !calibrated) return calibrated;
+    }
+    auto done = job_.kind == Kind::kIdle ? StepTo(max_, 0) : Climb();
+    if (!done) return done;
+    return Finish();
+  }
+
+ private:
+  static constexpr std::uint32_t kMostZones = 100;  // each is three processes and a set of namespaces
+
+  [[nodiscard]] std::uint64_t SloNs() const { return context_.density.slo_p99_ns; }
+
+  result::Result<void> Announce() {
+    result::Experiment experiment;
+    experiment.id = job_.Id();
+    experiment.scenario = "density";
+    experiment.workload = ToString(job_.kind);
+    experiment.substrate = substrate_;
+    experiment.setup = {
+        {"rate_per_s", load_.period_ns == 0 ? 0.0 : 1e9 / static_cast<double>(load_.period_ns)},
+        {"service_ns", load_.service_ns},
+        {"slo_p99_ns", job_.kind == Kind::kSteady ? SloNs() : 0},
+        {"max_guests", max_},
+        {"guest_ram_bytes", load_.arena_bytes},
+        {"budget_memory_bytes",
+         context_.density.budget_memory_bytes ? json(*context_.density.budget_memory_bytes) : json(nullptr)},
+        {"budget_cpus", context_.density.budget_cpus ? json(*context_.density.budget_cpus) : json(nullptr)},
+        {"cgroups", experiment_.CgroupsJson()}};
+    return journal_.AddExperiment(experiment);
+  }
+
+  // On a tenant that is alone; it stays as the first of the ramp.
+  result::Result<void> Calibrate() {
+    StartMore(1);
+    if (running_.empty()) return {};  // Climb() finds out the same and records it
+    if (auto calibrated = experiment_.loader().Calibrate(load_, running_.front()); !calibrated) {
+      spdlog::warn("{}: {}", job_.Id(), calibrated.error().ToString());
+    }
+    service_ns_ = experiment_.loader().ServiceNs(load_);
+    return {};
+  }
+
+  // 1, 2, 4, ... to the first step that breaks, then between that and the last good one.
+  result::Result<void> Climb() {
+    std::uint32_t good = 0;
+    std::uint32_t bad = 0;
+    for (std::uint32_t guests = 1; bad == 0; guests = std::min(guests * 2, max_)) {
+      if (auto done = StepTo(guests, 0); !done) return done;
+      if (StopSignal() != 0) return {};
+      (last_.kept_up && !exhausted_ ? good : bad) = guests;
+      if (exhausted_ || guests == max_) break;
+    }
+    if (bad != 0) reason_ = exhausted_ ? "exhaustion" : "slo";
+    guests_ok_ = good;
+    for (std::uint32_t i = 0; i < plan_.bisections && bad > good + 1 && StopSignal() == 0; ++i) {
+      const std::uint32_t middle = good + (bad - good) / 2;
+      bool kept_up = true;
+      for (std::uint32_t repetition = 0; repetition < plan_.repetitions && StopSignal() == 0; ++repetition) {
+        exhausted_ = false;
+        if (auto done = StepTo(middle, repetition); !done) return done;
+        kept_up = kept_up && last_.kept_up && !exhausted_;
+      }
+      (kept_up ? good : bad) = middle;
+      guests_ok_ = good;
+    }
+    // The step itself once more on either side of the edge, so that the knee's interval rests on more than one look.
+    for (std::uint32_t repetition = 1; repetition < plan_.repetitions && StopSignal() == 0; ++repetition) {
+      for (const std::uint32_t guests : {good, bad}) {
+        exhausted_ = false;
+        if (guests == 0) continue;
+        if (auto done = StepTo(guests, repetition); !done) return done;
+      }
+    }
+    return {};
+  }
+
+  // Starts tenants until `count` more are there or one fails. Several at once: a supervisor that waits for each is
+  // idle.
+  void StartMore(std::uint32_t count) {
+    std::vector<TenantId> started;
+    std::size_t settled = 0;
+    const auto advance = [&] {
+      while (settled < started.size() && fleet_.Get(started[settled]).phase >= Phase::kReady) ++settled;
+      return started.size() - settled;
+    };
+    const std::uint64_t begin_ns = tenancy::NowNs();
+    for (std::uint32_t i = 0; i < count && !failure_ && StopSignal() == 0; ++i) {
+      auto id = experiment_.Add(load_, job_.substrate, -1, job_.kind == Kind::kIdle ? 0 : TenantLoader::kHeartbeatMs);
+      if (!id) {
+        failure_ = TenantFailure{ErrnoName(id.error().error_number), id.error().ToString()};
+        break;
+      }
+      started.push_back(*id);
+      fleet_.Poll(kStartLimit, [&] { return advance() < kStartsInFlight; });
+      if (settled > 0 && fleet_.Get(started[settled - 1]).phase == Phase::kEnded) break;
+    }
+    (void)fleet_.WaitReady(started, kStartLimit);
+    start_elapsed_ns_ = tenancy::NowNs() - begin_ns;
+    started_ = 0;
+    start_ns_.clear();
+    for (const TenantId id : started) {
+      const tenancy::Tenant& tenant = fleet_.Get(id);
+      if (tenant.phase == Phase::kReady) {
+        running_.push_back(id);
+        start_ns_.push_back(tenant.ready_ns - tenant.asked_ns);
+        ++started_;
+      } else if (!failure_) {
+        failure_ = experiment_.FailureOf(id);
+      }
+    }
+  }
+
+  result::Result<void> StopSome(std::uint32_t count) {
+    std::vector<TenantId> victims(running_.end() - static_cast<std::ptrdiff_t>(count), running_.end());
+    if (auto killed = experiment_.Remove(victims); !killed) return Fail(killed.error());
+    running_.resize(running_.size() - count);
+    return {};
+  }
+
+  void DropEnded() {
+    for (const TenantId id : running_) {
+      if (!failure_ && fleet_.Get(id).phase == Phase::kEnded) failure_ = experiment_.FailureOf(id);
+    }
+    std::erase_if(running_, [this](TenantId id) { return fleet_.Get(id).phase == Phase::kEnded; });
+  }
+
+  result::Result<void> StepTo(std::uint32_t guests, std::uint32_t repetition) {
+    failure_.reset();
+    start_ns_.clear();
+    started_ = 0;
+    start_elapsed_ns_ = 0;
+    if (running_.size() > guests) {
+      if (auto stopped = StopSome(static_cast<std::uint32_t>(running_.size()) - guests); !stopped) return stopped;
+    }
+    if (running_.size() < guests) StartMore(guests - static_cast<std::uint32_t>(running_.size()));
+    if (StopSignal() != 0) return {};
+    if (job_.kind == Kind::kSteady) SetLoads();
+    if (job_.kind == Kind::kMemory) HoldAll();
+    if (auto done = MeasureStep(repetition); !done) return done;
+    if (!failure_) return {};
+    exhausted_ = true;
+    if (reason_ == "max") reason_ = "exhaustion";
+    return journal_.AddRecord(
+        job_.Id(),
+        {{"kind", "failure"}, {"guests", running_.size()}, {"how", failure_->how}, {"evidence", failure_->evidence}});
+  }
+
+  void SetLoads() {
+    // Golden-ratio steps spread the phases evenly for any number of tenants.
+    double phase = 0;
+    for (const TenantId id : running_) {
+      phase = std::fmod(phase + 0.6180339887498949, 1.0);
+      fleet_.SetLoad(id, experiment_.loader().MakeLoad(load_, 100, phase));
+    }
+  }
+
+  // One after the other, so that the number at which memory gave out is known.
+  void HoldAll() {
+    for (const TenantId id : running_) {
+      if (fleet_.Get(id).heartbeat.requests == 0 && !held_.contains(id)) {
+        fleet_.SetLoad(id, experiment_.loader().MakeLoad(load_, 100, 0));
+        (void)fleet_.Report({id}, false, false, kReportLimit);
+        held_.insert(id);
+        if (fleet_.Get(id).phase == Phase::kEnded) break;
+      }
+    }
+    DropEnded();
+  }
+
+  result::Result<void> MeasureStep(std::uint32_t repetition) {
+    const auto step = job_.kind == Kind::kSteady ? plan_.step : std::chrono::milliseconds(500);
+    PollFor(job_.kind == Kind::kSteady ? kSettle : std::chrono::milliseconds(50));
+    (void)fleet_.Report(running_, true, false, kReportLimit);
+    for (const TenantId id : running_) fleet_.Get(id).windows.clear();
+    experiment_.BeginEvidence(running_);
+    const std::uint64_t begin_ns = tenancy::NowNs();
+    PollFor(step);
+    const std::uint64_t end_ns = tenancy::NowNs();
+    json host = experiment_.EndEvidence();
+    const bool reported = fleet_.Report(running_, false, repetition == 0, kReportLimit);
+    DropEnded();
+    if (!reported && !failure_ && StopSignal() == 0) {
+      failure_ = TenantFailure{"missed_heartbeat", "a tenant did not report within 20 s"};
+    }
+
+    const double seconds = static_cast<double>(end_ns - begin_ns) / 1e9;
+    tenants::LatencyHistogram all;
+    std::vector<double> each;
+    std::uint64_t exits = 0;
+    std::uint64_t wrong = 0;
+    for (const TenantId id : running_) {
+      const tenancy::Tenant& tenant = fleet_.Get(id);
+      if (!tenant.totals) continue;
+      all.Merge(tenant.histogram);
+      each.push_back(static_cast<double>(tenant.totals->requests) / seconds);
+      exits += tenant.totals->exits;
+      wrong += tenant.totals->wrong + (tenant.totals->verified == 2 ? 1 : 0);
+    }
+    last_ = {.guests = static_cast<std::uint32_t>(running_.size()),
+             .kept_up = true,
+             .throughput_per_s = std::accumulate(each.begin(), each.end(), 0.0),
+             .p50_ns = all.Quantile(0.50),
+             .p99_ns = all.Quantile(0.99),
+             .p999_ns = all.Quantile(0.999)};
+    const double offered = load_.period_ns == 0 ? 0.0 : 1e9 / static_cast<double>(load_.period_ns) * last_.guests;
+    if (job_.kind == Kind::kSteady) {
+      last_.kept_up = last_.p99_ns <= SloNs() && last_.throughput_per_s >= kKeepsUp * offered;
+    }
+    if (wrong != 0) failure_ = TenantFailure{"wrong_result", fmt::format("{} answers with a wrong checksum", wrong)};
+
+    const auto [totals, p99] = ByWindow(begin_ns, end_ns);
+    const json memory = experiment_.MemoryPerGuest(running_);
+    json record = {{"kind", "step"},
+                   {"guests", running_.size()},
+                   {"repetition", repetition},
+                   {"duration_ns", end_ns - begin_ns},
+                   {"offered_per_s", offered},
+                   {"throughput_per_s", totals},
+                   {"latency_ns", Quantiles(all)},
+                   {"latency_p99_ns", p99},
+                   {"guest_per_s", each},
+                   {"start_ns", start_ns_},
+                   {"start_rate_per_s", StartRate()},
+                   {"exits_per_s", job_.substrate == TenantSubstrate::kVm ? json(static_cast<double>(exits) / seconds)
+                                                                          : json(nullptr)},
+                   {"memory", memory},
+                   {"host", std::move(host)}};
+    if (auto added = journal_.AddRecord(job_.Id(), std::move(record)); !added) return added;
+    return AddMeasurements(repetition, totals, memory);
+  }
+
+  [[nodiscard]] double StartRate() const {
+    return start_elapsed_ns_ == 0 ? 0 : static_cast<double>(started_) * 1e9 / static_cast<double>(start_elapsed_ns_);
+  }
+
+  // Sums of all tenants' windows by the window of the clock that they end in: throughput, and the worst p99.
+  [[nodiscard]] std::pair<std::vector<double>, std::vector<double>> ByWindow(std::uint64_t begin_ns,
+                                                                             std::uint64_t end_ns) const {
+    const std::uint64_t window_ns = TenantLoader::kWindowNs;
+    const std::size_t count = (end_ns - begin_ns) / window_ns;
+    std::vector<double> throughput(count);
+    std::vector<std::vector<double>> p99(count);
+    for (const TenantId id : running_) {
+      for (const tenants::Window& window : fleet_.Get(id).windows) {
+        const std::uint64_t at_ns = window.begin_ns + window.duration_ns / 2;
+        if (at_ns < begin_ns || window.duration_ns == 0) continue;
+        const std::size_t index = (at_ns - begin_ns) / window_ns;
+        if (index >= count) continue;
+        throughput[index] += static_cast<double>(window.requests) * 1e9 / static_cast<double>(window.duration_ns);
+        if (window.requests != 0) p99[index].push_back(static_cast<double>(window.p99_ns));
+      }
+    }
+    std::vector<double> worst;
+    for (std::vector<double>& values : p99) {
+      if (values.empty()) continue;
+      const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() * 99 / 100);
+      std::ranges::nth_element(values, at);
+      worst.push_back(*at);
+    }
+    return {std::move(throughput), std::move(worst)};
+  }
+
+  // The numbers that gates look at.
+  result::Result<void> AddMeasurements(std::uint32_t repetition, const std::vector<double>& throughput,
+                                       const json& memory) {
+    const auto guests = static_cast<std::int64_t>(running_.size());
+    // A step that fell short of its number would be another of a smaller one: its record tells.
+    if (guests == 0 || failure_ || !measured_.emplace(guests, repetition).second) return {};
+    const std::string load(ToString(job_.kind));
+    const auto add = [&](std::string_view workload, result::Params params, std::string_view unit,
+                         result::Direction direction, std::vector<double> samples) {
+      params["guests"] = guests;
+      params["load"] = load;
+      return experiment_.AddSamples({.scenario = "density",
+                                     .workload = std::string(workload),
+                                     .substrate = substrate_,
+                                     .params = std::move(params),
+                                     .unit = std::string(unit),
+                                     .direction = direction},
+                                    repetition, 0, result::Arm::kA, std::move(samples));
+    };
+    using result::Direction;
+    if (started_ == static_cast<std::uint32_t>(guests)) {
+      if (auto done = add("start_rate", {}, "guests/s", Direction::kHigher, {StartRate()}); !done) return done;
+    }
+    for (const auto& [key, part] : std::map<std::string, std::string>{{"total_bytes", "total"},
+                                                                      {"guest_ram_bytes", "guest_ram"},
+                                                                      {"vmm_private_bytes", "vmm_private"},
+                                                                      {"kernel_bytes", "kernel"}}) {
+      if (!memory.contains(key) || memory[key].is_null()) continue;
+      auto done = add("memory_per_guest", {{"part", part}}, "bytes", Direction::kLower, {memory[key].get<double>()});
+      if (!done) return done;
+    }
+    if (job_.kind != Kind::kSteady) return {};
+    if (auto done = add("throughput", {}, "op/s", Direction::kHigher, throughput); !done) return done;
+    for (const auto& [quantile, value] :
+         std::map<std::string, std::uint64_t>{{"p50", last_.p50_ns}, {"p99", last_.p99_ns}, {"p999", last_.p999_ns}}) {
+      auto done = add("latency", {{"quantile", quantile}}, "ns", Direction::kLower, {static_cast<double>(value)});
+      if (!done) return done;
+    }
+    return {};
+  }
+
+  result::Result<void> Finish() {
+    if (job_.kind == Kind::kIdle) guests_ok_ = static_cast<std::uint32_t>(running_.size());
+    auto teardown = fleet_.Kill(running_, kStartLimit);
+    (void)experiment_.Remove(running_);  // their groups; the processes are gone
+    const json left = experiment_.LeftBehind();
+    if (StopSignal() == 0 && guests_ok_ != 0) {
+      auto added = experiment_.AddSamples(GuestsName(job_), 0, 0, result::Arm::kA, {static_cast<double>(guests_ok_)});
+      if (!added) return added;
+    }
+    return journal_.AddRecord(job_.Id(), {{"kind", "end"},
+                                          {"reason", StopSignal() != 0 ? "interrupted" : reason_},
+                                          {"guests", guests_ok_},
+                                          {"teardown_ns", teardown ? json(teardown->count()) : json(nullptr)},
+                                          {"left_behind", left}});
+  }
+
+  void PollFor(std::chrono::nanoseconds duration) { experiment_.PollFor(duration); }
+
+  const RunContext& context_;
+  result::Journal& journal_;
+  Job job_;
+  const TenantLoad& load_;
+  Plan plan_;
+  TenantExperiment& experiment_;
+  tenancy::Fleet& fleet_;
+  std::string substrate_;
+  std::uint32_t max_ = 0;
+  std::uint64_t service_ns_ = 0;
+  std::vector<TenantId> running_;
+  std::set<TenantId> held_;
+  std::set<std::pair<std::int64_t, std::uint32_t>> measured_;  // guests and repetition
+  std::vector<std::uint64_t> start_ns_;
+  std::uint64_t start_elapsed_ns_ = 0;
+  std::uint32_t started_ = 0;
+  Step last_;
+  std::optional<TenantFailure> failure_;
+  bool exhausted_ = false;
+  std::string reason_ = "max";
+  std::uint32_t guests_ok_ = 0;
+};
+
+}  // namespace
+
+result::Result<void> RunDensity(const RunContext& context, result::Journal& journal) {
+  for (const Job& job : SelectJobs(context)) {
+    if (StopSignal() != 0) return {};
+    auto experiment = TenantExperiment::Create(context, journal);
+    if (!experiment) return Fail(experiment.error());
+    if (const std::string reason = (*experiment)->Unsupported(job.substrate); !reason.empty()) {
+      if (auto added = (*experiment)->AddStatus(GuestsName(job), result::Status::kUnsupported, reason); !added)
+        return added;
+      continue;
+    }
+    if (auto done = Ramp(context, journal, job, **experiment).Run(); !done) return done;
+  }
+  return {};
+}
+
+std::vector<std::string> DensityIds(const RunContext& context) {
+  std::vector<std::string> ids;
+  for (const Job& job : SelectJobs(context)) ids.push_back(job.Id());
+  return ids;
+}
+
+}  // namespace nestbench::scenarios

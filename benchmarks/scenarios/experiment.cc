@@ -1,0 +1,334 @@
+#include "experiment.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <fstream>
+#include <utility>
+
+#include "nestbench/result/id.h"
+#include "nestbench/scenarios/child.h"
+#include "nestbench/tenancy/process_accounting.h"
+
+namespace nestbench::scenarios {
+namespace {
+
+using namespace std::chrono_literals;
+using nlohmann::json;
+using tenancy::Phase;
+using tenancy::Tenant;
+using tenancy::TenantId;
+using vmm::Error;
+using vmm::Fail;
+
+constexpr auto kReadyLimit = 10s;
+constexpr auto kRemoveLimit = 30s;
+constexpr std::chrono::nanoseconds kPollStep = 50ms;  // how soon a stop request is seen
+
+// Of a process, by /proc/<pid>/smaps (proc(5)).
+struct MemorySplit {
+  std::uint64_t range_bytes = 0;  // resident in the range asked for
+  std::uint64_t pss_bytes = 0;    // of the whole process, that range included
+};
+
+std::optional<MemorySplit> ReadMemorySplit(pid_t pid, std::uint64_t base, std::uint64_t size_bytes) {
+  std::ifstream file(fmt::format("/proc/{}/smaps", pid));
+  MemorySplit split;
+  bool inside = false;
+  bool any = false;
+  for (std::string line; std::getline(file, line);) {
+    std::uint64_t first = 0;
+    std::uint64_t second = 0;
+    char key[64] = {};
+    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " ", &first, &second) == 2) {
+      inside = size_bytes != 0 && first < base + size_bytes && second > base;
+      any = true;
+    } else if (std::sscanf(line.c_str(), "%63[^:]: %" SCNu64 " kB", key, &first) == 2) {
+      if (std::string_view(key) == "Rss" && inside) split.range_bytes += first << 10;
+      if (std::string_view(key) == "Pss") split.pss_bytes += first << 10;
+    }
+  }
+  return any ? std::optional(split) : std::nullopt;
+}
+
+std::optional<std::uint64_t> AvailableBytes() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    std::uint64_t kib = 0;
+    if (std::sscanf(line.c_str(), "MemAvailable: %" SCNu64 " kB", &kib) == 1) return kib << 10;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::string ErrnoName(int error_number) {
+  const char* name = error_number == 0 ? nullptr : ::strerrorname_np(error_number);
+  return name == nullptr ? "error" : name;
+}
+
+vmm::Result<std::unique_ptr<TenantExperiment>> TenantExperiment::Create(const RunContext& context,
+                                                                        result::Journal& journal) {
+  auto fleet = tenancy::Fleet::Start(
+      {.tenant_program = context.installation.tenant_program, .images = TenantLoader::Images(context)});
+  if (!fleet) return Fail(std::move(fleet.error()));
+  return std::unique_ptr<TenantExperiment>(new TenantExperiment(context, journal, std::move(*fleet)));
+}
+
+TenantExperiment::TenantExperiment(const RunContext& context, result::Journal& journal,
+                                   std::unique_ptr<tenancy::Fleet> fleet)
+    : context_(context), journal_(journal), fleet_(std::move(fleet)), loader_(context, *fleet_) {
+  fleet_->SetPlacement([this](const Tenant& tenant) { return Place(tenant); });
+  if (context.zone) fleet_->SetZoneCommand(context.zone);
+  fleet_->Poll(100ms);  // the zygote loads what tenants share: no tenant's memory
+  available_at_start_bytes_ = AvailableBytes().value_or(0);
+}
+
+TenantExperiment::~TenantExperiment() {
+  fleet_->Shutdown();
+  group_of_.clear();  // their processes are gone now
+}
+
+std::string TenantExperiment::Unsupported(TenantSubstrate substrate) const {
+  if (substrate == TenantSubstrate::kVm) return context_.vm_unsupported;
+  return substrate == TenantSubstrate::kZone ? context_.zone_unsupported : std::string();
+}
+
+std::string TenantExperiment::WhyNoLimits() const {
+  return context_.cgroups == nullptr ? context_.cgroups_unsupported : std::string();
+}
+
+vmm::Result<TenantId> TenantExperiment::Add(const TenantLoad& load, TenantSubstrate substrate, int cpu,
+                                            std::uint32_t heartbeat_ms) {
+  auto id = loader_.Add(load, substrate, cpu, heartbeat_ms);
+  if (!id) return id;
+  load_of_.insert_or_assign(*id, load);
+  return id;
+}
+
+vmm::Result<TenantId> TenantExperiment::AddReady(const TenantLoad& load, TenantSubstrate substrate, int cpu) {
+  auto id = Add(load, substrate, cpu);
+  if (!id) return id;
+  const auto end = std::chrono::steady_clock::now() + kReadyLimit;
+  while (!fleet_->WaitReady({*id}, kPollStep) && std::chrono::steady_clock::now() < end && StopSignal() == 0) {
+  }
+  if (fleet_->Get(*id).phase == Phase::kReady) return id;
+  const TenantFailure failure = FailureOf(*id);
+  (void)Remove({*id});
+  return Fail(Error::Unsupported("start tenant", fmt::format("{}: {}", failure.how, failure.evidence)));
+}
+
+// Every tenant has a group of its own where that costs nothing that is measured: an idle one without limits shares the
+// group of the run.
+vmm::Result<> TenantExperiment::Place(const Tenant& tenant) {
+  if (context_.cgroups == nullptr) return {};
+  const auto found = load_of_.find(tenant.id);
+  const bool has_limits =
+      found != load_of_.end() && (found->second.memory_limit_bytes != 0 || found->second.process_limit != 0);
+  const bool is_idle = found != load_of_.end() && found->second.activity == tenants::Activity::kNone;
+  if (is_idle && !has_limits) return context_.cgroups->Add(tenant.pid);
+  tenancy::CgroupLimits limits;
+  if (has_limits && found->second.memory_limit_bytes != 0) limits.memory_bytes = found->second.memory_limit_bytes;
+  if (has_limits && found->second.process_limit != 0) limits.pids = found->second.process_limit;
+  auto group = context_.cgroups->CreateGroup(fmt::format("tenant-{}-{}", fleet_->zygote_pid(), tenant.id), limits);
+  if (!group) return Fail(std::move(group.error()));
+  if (auto added = group->Add(tenant.pid); !added) return added;
+  group_of_.insert_or_assign(tenant.id, std::move(*group));
+  return {};
+}
+
+vmm::Result<std::chrono::nanoseconds> TenantExperiment::Remove(const std::vector<TenantId>& ids) {
+  auto killed = fleet_->Kill(ids, kRemoveLimit);
+  for (const TenantId id : ids) {
+    group_of_.erase(id);
+    load_of_.erase(id);
+    fleet_->Forget(id);
+  }
+  return killed;
+}
+
+void TenantExperiment::PollFor(std::chrono::nanoseconds duration) {
+  const auto end = std::chrono::steady_clock::now() + duration;
+  for (auto now = std::chrono::steady_clock::now(); now < end && StopSignal() == 0;
+       now = std::chrono::steady_clock::now()) {
+    fleet_->Poll(std::min(kPollStep, std::chrono::nanoseconds(end - now)));
+  }
+}
+
+const tenancy::Cgroup* TenantExperiment::GroupOf(TenantId id) const {
+  const auto found = group_of_.find(id);
+  return found == group_of_.end() ? nullptr : &found->second;
+}
+
+TenantFailure TenantExperiment::FailureOf(TenantId id) const {
+  const Tenant& tenant = fleet_->Get(id);
+  const tenancy::Cgroup* group = GroupOf(id);
+  const std::uint64_t oom_kills = group == nullptr ? 0 : group->OomKills().value_or(0);
+  if (oom_kills != 0) return {"oom_kill", fmt::format("its cgroup counts {} OOM kills", oom_kills)};
+  if (tenant.refused) return {ErrnoName(tenant.refused->error_number), tenant.refused->cause};
+  if (tenant.fault && tenant.fault->error_number != 0) {
+    return {ErrnoName(tenant.fault->error_number), tenant.fault->cause};
+  }
+  if (tenant.wait_status && WIFSIGNALED(*tenant.wait_status) && WTERMSIG(*tenant.wait_status) == SIGKILL &&
+      RunOomKills() > run_oom_kills_) {
+    return {"oom_kill", "killed by SIGKILL while the group of the run counted an OOM kill"};
+  }
+  if (tenant.phase != Phase::kEnded) return {"missed_heartbeat", "it was not ready in time"};
+  std::string end = tenant.DescribeEnd();
+  if (!tenant.log.empty()) end += (end.empty() ? "" : "; ") + tenant.log.back();
+  return {"crashed", end.empty() ? "it ended without a word" : end};
+}
+
+std::uint64_t TenantExperiment::RunOomKills() const {
+  return context_.cgroups == nullptr ? 0 : context_.cgroups->OomKills().value_or(0);
+}
+
+void TenantExperiment::BeginEvidence(const std::vector<TenantId>& ids) {
+  observed_ = ids;
+  run_queue_wait_ns_ = RunQueueWait();
+  run_oom_kills_ = RunOomKills();
+  throttled_ns_ = context_.cgroups == nullptr ? 0 : context_.cgroups->ThrottledNs().value_or(0);
+  evidence_begin_ns_ = tenancy::NowNs();
+  host_ = tenancy::HostLoad::Begin();
+}
+
+std::uint64_t TenantExperiment::RunQueueWait() const {
+  std::uint64_t total_ns = 0;
+  for (const TenantId id : observed_) {
+    if (fleet_->Get(id).phase == Phase::kEnded) continue;
+    if (auto usage = tenancy::ReadProcess(fleet_->Get(id).pid)) total_ns += usage->run_queue_wait_ns;
+  }
+  return total_ns;
+}
+
+json TenantExperiment::EndEvidence() {
+  json host = host_ ? host_->End() : json::object();
+  const std::uint64_t elapsed_ns = std::max<std::uint64_t>(tenancy::NowNs() - evidence_begin_ns_, 1);
+  const std::uint64_t wait_ns = RunQueueWait();
+  // Of the time that all of them together lived: 0.5 is each tenant waiting half of its life for a CPU.
+  host["run_queue_wait"] = observed_.empty()
+                               ? 0.0
+                               : static_cast<double>(wait_ns - std::min(wait_ns, run_queue_wait_ns_)) /
+                                     static_cast<double>(elapsed_ns) / static_cast<double>(observed_.size());
+  host["oom_kills"] = RunOomKills() - std::min(RunOomKills(), run_oom_kills_);
+  host["budget_memory_left_bytes"] = nullptr;
+  host["budget_throttled"] = nullptr;
+  if (context_.cgroups != nullptr && context_.density.budget_memory_bytes) {
+    if (auto used = context_.cgroups->MemoryUsageBytes()) {
+      const std::uint64_t budget = *context_.density.budget_memory_bytes;
+      host["budget_memory_left_bytes"] = budget - std::min(budget, *used);
+    }
+  }
+  if (context_.cgroups != nullptr && context_.density.budget_cpus) {
+    const std::uint64_t now_ns = context_.cgroups->ThrottledNs().value_or(0);
+    host["budget_throttled"] =
+        static_cast<double>(now_ns - std::min(now_ns, throttled_ns_)) / static_cast<double>(elapsed_ns);
+  }
+  return host;
+}
+
+// Guest RAM is the tenant's arena as the kernel has it resident (smaps); what else its process has is the VMM's private
+// memory (its share of pages that the zygote's children still share, "Pss"). The kernel's part is what MemAvailable has
+// lost beyond both: page tables, KVM's structures, stacks. Processes are sampled, the host is read whole.
+json TenantExperiment::MemoryPerGuest(const std::vector<TenantId>& ids) {
+  constexpr std::size_t kSampled = 16;
+  json memory = {{"total_bytes", nullptr},
+                 {"guest_ram_bytes", nullptr},
+                 {"vmm_private_bytes", nullptr},
+                 {"kernel_bytes", nullptr}};
+  if (ids.empty()) return memory;
+  double guest_ram = 0;
+  double process = 0;
+  std::size_t sampled = 0;
+  const std::size_t step = std::max<std::size_t>(ids.size() / kSampled, 1);
+  for (std::size_t i = 0; i < ids.size() && sampled < kSampled; i += step) {
+    const Tenant& tenant = fleet_->Get(ids[i]);
+    const auto split = ReadMemorySplit(tenant.pid, tenant.ready.memory_base, tenant.ready.memory_bytes);
+    if (!split) continue;
+    guest_ram += static_cast<double>(split->range_bytes);
+    process += static_cast<double>(split->pss_bytes);
+    ++sampled;
+  }
+  const auto available = AvailableBytes();
+  if (sampled == 0 || !available) return memory;
+  guest_ram /= static_cast<double>(sampled);
+  process /= static_cast<double>(sampled);
+  const double total = std::max(0.0, static_cast<double>(available_at_start_bytes_) - static_cast<double>(*available)) /
+                       static_cast<double>(ids.size());
+  memory["total_bytes"] = total;
+  memory["guest_ram_bytes"] = guest_ram;
+  memory["vmm_private_bytes"] = std::max(0.0, process - guest_ram);
+  memory["kernel_bytes"] = std::max(0.0, total - process);
+  return memory;
+}
+
+json TenantExperiment::CgroupsJson() const {
+  json missing = json::array();
+  if (context_.cgroups == nullptr) {
+    missing.push_back(context_.cgroups_unsupported);
+    return {{"layout", "none"}, {"own", false}, {"missing", missing}};
+  }
+  for (const std::string& reason : context_.cgroups->missing()) missing.push_back(reason);
+  return {{"layout", context_.cgroups->layout()}, {"own", true}, {"missing", missing}};
+}
+
+json TenantExperiment::LeftBehind() const {
+  std::uint64_t processes = 0;
+  for (const TenantId id : fleet_->Ids()) {
+    const Tenant& tenant = fleet_->Get(id);
+    processes += tenant.phase != Phase::kEnded || (tenant.pid > 0 && ::kill(tenant.pid, 0) == 0) ? 1 : 0;
+  }
+  std::uint64_t groups = 0;
+  if (context_.cgroups != nullptr) groups = context_.cgroups->CountGroups();
+  return {{"processes", processes}, {"cgroups", groups}, {"files", 0}};
+}
+
+result::Result<std::string> TenantExperiment::Announce(const MeasurementName& name, result::Status status,
+                                                       const std::string& reason) {
+  auto id = result::MakeId(name.scenario, name.workload, name.params, name.substrate);
+  if (!id) return id;
+  if (!announced_.insert(*id).second) return id;
+  result::Measurement measurement;
+  measurement.id = *id;
+  measurement.scenario = name.scenario;
+  measurement.workload = name.workload;
+  measurement.substrate = name.substrate;
+  measurement.params = name.params;
+  measurement.unit = name.unit;
+  measurement.direction = name.direction;
+  measurement.status = status;
+  measurement.reason = reason;
+  if (!name.floor_id.empty()) measurement.floor_id = name.floor_id;
+  if (auto added = journal_.AddMeasurement(measurement); !added) return Fail(added.error());
+  return id;
+}
+
+result::Result<void> TenantExperiment::AddSamples(const MeasurementName& name, std::uint32_t round, std::uint32_t order,
+                                                  result::Arm arm, std::vector<double> samples) {
+  auto id = Announce(name, result::Status::kOk, "");
+  if (!id) return Fail(id.error());
+  if (samples.empty()) return {};
+  result::Round record;
+  record.round = round;
+  record.order = order;
+  record.arm = arm;
+  record.samples = std::move(samples);
+  record.iterations = 1;
+  return journal_.AddRound(*id, record);
+}
+
+result::Result<void> TenantExperiment::AddStatus(const MeasurementName& name, result::Status status,
+                                                 const std::string& reason) {
+  auto id = result::MakeId(name.scenario, name.workload, name.params, name.substrate);
+  if (!id) return Fail(id.error());
+  if (announced_.contains(*id)) return journal_.SetStatus(*id, status, reason);
+  if (auto added = Announce(name, status, reason); !added) return Fail(added.error());
+  return {};
+}
+
+}  // namespace nestbench::scenarios
