@@ -119,8 +119,9 @@ def report(result: Path, output: Path | None, policy: Path) -> int:
 @_RESULT
 @_POLICY
 def summary(result: Path, policy: Path) -> int:
-    """Print a document: overhead, exits, life cycle, everything not measured with its reason, the verdict."""
-    from nestbench_reports.summary import make_console, outcome_style, print_summary
+    """Print a document: overhead, exits, life cycle, many guests, what was not measured and why, the verdict."""
+    from nestbench_reports.summary import outcome_style, print_summary
+    from nestbench_reports.terminal import make_console
 
     document = _load(result)
     judged = _judge(document, policy)
@@ -155,7 +156,8 @@ def compare(baseline: Path, current: Path, as_json: bool, fdr: float, allow_inco
     from nestbench_reports.compare import compare as compare_documents
     from nestbench_reports.compare import to_json
     from nestbench_reports.gate import exit_code_of_comparison
-    from nestbench_reports.summary import make_console, print_comparison
+    from nestbench_reports.summary import print_comparison
+    from nestbench_reports.terminal import make_console
 
     comparison = compare_documents(_load_to_compare(baseline), _load_to_compare(current), fdr=fdr)
     code = exit_code_of_comparison(comparison, allow_inconclusive)
@@ -182,7 +184,8 @@ def gate(result: Path, policy: Path, baseline: Path | None, junit_path: Path | N
     from nestbench_reports.files import write_atomically
     from nestbench_reports.gate import gate as judge
     from nestbench_reports.junit import junit
-    from nestbench_reports.summary import make_console, print_gate
+    from nestbench_reports.summary import print_gate
+    from nestbench_reports.terminal import make_console
 
     rules = _load_policy(policy)
     before = _load_to_compare(baseline) if baseline is not None else None

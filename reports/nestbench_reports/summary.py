@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from nestbench_reports import metrics
@@ -17,6 +15,8 @@ from nestbench_reports.gate import GateResult, Judgement, Outcome
 from nestbench_reports.metrics import Metric
 from nestbench_reports.model import OK, Document, Measurement
 from nestbench_reports.stats import Estimate, Verdict
+from nestbench_reports.summary_tenants import print_tenants
+from nestbench_reports.terminal import NARROW, TINY, WIDE, bullets, new_table, plain, print_line
 from nestbench_reports.text import bytes_text, interval, number, parameter, percent, plural, printable, quantity, ratio
 
 _VERDICT_STYLE = {
@@ -39,10 +39,6 @@ _OUTCOME_STYLE = {
     Outcome.LACKING: "yellow",
     Outcome.INCONCLUSIVE: "bold yellow",
 }
-# Columns of the terminal below which a table leaves out what is least needed, rather than fold names letter by letter.
-WIDE = 150
-NARROW = 120
-TINY = 60
 # Scenarios whose times stand beside a floor, in the order they are shown.
 FLOORED = {
     "exits": "Exits: cost of leaving the guest",
@@ -55,41 +51,6 @@ def label(measurement: Measurement) -> str:
     """`memory_chase, working set 64 MiB`"""
     params = [parameter(name, value) for name, value in sorted(measurement.params.items())]
     return ", ".join([measurement.workload, *params])
-
-
-def make_console(width: int | None = None) -> Console:
-    """On standard output; without a terminal as wide as its tables need, so that nothing is cut in a log."""
-    console = Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
-    if width is None and not console.is_terminal and "COLUMNS" not in console._environ:
-        console = Console(width=160, highlight=False, markup=False, emoji=False)
-    return console
-
-
-def _table(console: Console, title: str, columns: Sequence[tuple[str, str]]) -> Table:
-    """columns: (heading, "left" or "right")."""
-    _print(console, title, "bold")  # not the table's own title, which is folded to the table's width
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, (heading, justify) in enumerate(columns):
-        table.add_column(
-            heading,
-            justify="right" if justify == "right" else "left",
-            overflow="fold",
-            no_wrap=index > 0 and justify == "right",
-        )
-    return table
-
-
-def _plain(text: str, style: str = "") -> Text:
-    return Text(printable(text), style=style)
-
-
-def _print(console: Console, text: str, style: str = "") -> None:
-    console.print(_plain(text, style))
-
-
-def _bullets(console: Console, entries: Iterable[str]) -> None:
-    for entry in entries:
-        console.print(Padding(_plain("- " + entry), (0, 0, 0, 2), expand=False))
 
 
 def _interval_of(estimate: Estimate | None) -> str:
@@ -106,20 +67,20 @@ def _ladder(console: Console, rows: Sequence[Metric]) -> None:
         columns += [("A/A bare", "right"), ("A/A vm", "right")]
     if not tiny:
         columns.append(("reads as", "left"))
-    table = _table(console, "Overhead: the same image in a guest and on the host", columns)
+    table = new_table(console, "Overhead: the same image in a guest and on the host", columns)
     for metric in rows:
         assert metric.estimate is not None
-        cells = [_plain(label(metric.numerator))]
+        cells = [plain(label(metric.numerator))]
         if not narrow:
-            cells += [_plain(_median(side)) for side in (metric.denominator, metric.numerator)]
-        cells += [_plain(ratio(metric.estimate.value), "bold"), _plain(_interval_of(metric.estimate))]
+            cells += [plain(_median(side)) for side in (metric.denominator, metric.numerator)]
+        cells += [plain(ratio(metric.estimate.value), "bold"), plain(_interval_of(metric.estimate))]
         if wide:
             cells += [
-                _plain(_interval_of(metric.denominator_null), "dim"),
-                _plain(_interval_of(metric.numerator_null), "dim"),
+                plain(_interval_of(metric.denominator_null), "dim"),
+                plain(_interval_of(metric.numerator_null), "dim"),
             ]
         if not tiny:
-            cells.append(_plain(COST_WORDS[metric.verdict], _VERDICT_STYLE[metric.verdict]))
+            cells.append(plain(COST_WORDS[metric.verdict], _VERDICT_STYLE[metric.verdict]))
         table.add_row(*cells)
     console.print(table)
 
@@ -140,17 +101,17 @@ def _floors(console: Console, title: str, rows: Sequence[tuple[Measurement, Metr
         columns.append(("95 % interval", "right"))
     if not narrow:
         columns.append(("A/A vm", "right"))
-    table = _table(console, title, columns)
+    table = new_table(console, title, columns)
     for measurement, metric in rows:
-        cells = [_plain(label(measurement)), _plain(_median(measurement), "bold")]
+        cells = [plain(label(measurement)), plain(_median(measurement), "bold")]
         estimate = metric.estimate if metric is not None else None
         if not tiny:
-            cells.append(_plain(_median(metric.denominator) if metric is not None and estimate is not None else "-"))
-        cells.append(_plain("-" if estimate is None else ratio(estimate.value)))
+            cells.append(plain(_median(metric.denominator) if metric is not None and estimate is not None else "-"))
+        cells.append(plain("-" if estimate is None else ratio(estimate.value)))
         if not tiny:
-            cells.append(_plain(_interval_of(estimate)))
+            cells.append(plain(_interval_of(estimate)))
         if not narrow:
-            cells.append(_plain(_interval_of(metrics.null_ratio(measurement)), "dim"))
+            cells.append(plain(_interval_of(metrics.null_ratio(measurement)), "dim"))
         table.add_row(*cells)
     console.print(table)
 
@@ -185,12 +146,12 @@ def null_line(document: Document) -> str | None:
 def print_summary(console: Console, document: Document, verdict: str, verdict_style: str) -> None:
     """The whole document on one screen or a few."""
     run = document.run
-    _print(console, f"nestbench {run.profile}, {run.started}, {number(run.duration_s)} s, seed {run.seed}", "bold")
-    _print(console, host_line(document), "dim")
+    print_line(console, f"nestbench {run.profile}, {run.started}, {number(run.duration_s)} s, seed {run.seed}", "bold")
+    print_line(console, host_line(document), "dim")
     if document.host.has_emulated_clock:
-        _print(console, "The clock of this host is emulated: every time below is meaningless.", "bold red")
+        print_line(console, "The clock of this host is emulated: every time below is meaningless.", "bold red")
     if run.interrupted:
-        _print(console, "The run was interrupted; this is what it finished.", "yellow")
+        print_line(console, "The run was interrupted; this is what it finished.", "yellow")
     console.print()
     ratios = metrics.metrics(document)
     overhead = [metric for metric in ratios if metric.ratio_name == "vm/bare" and metric.estimate is not None]
@@ -200,16 +161,17 @@ def print_summary(console: Console, document: Document, verdict: str, verdict_st
         rows = _floor_rows(document, ratios, scenario)
         if rows:
             _floors(console, title, rows)
+    print_tenants(console, document)
     if (line := null_line(document)) is not None:
-        _print(console, line)
+        print_line(console, line)
         console.print()
     _print_not_ok(console, document)
     notable = [finding for finding in document.findings if finding.severity != "info"]
     if notable:
-        _print(console, "Findings", "bold")
-        _bullets(console, (f"{finding.severity}: {finding.text}" for finding in notable))
+        print_line(console, "Findings", "bold")
+        bullets(console, (f"{finding.severity}: {finding.text}" for finding in notable))
         console.print()
-    _print(console, verdict, verdict_style)
+    print_line(console, verdict, verdict_style)
 
 
 def _print_not_ok(console: Console, document: Document) -> None:
@@ -217,15 +179,15 @@ def _print_not_ok(console: Console, document: Document) -> None:
     bad = sorted((m for m in document.measurements if m.status != OK), key=lambda m: (m.status, m.reason))
     blocked = sorted((c for c in document.capability if not c.runnable), key=lambda c: (c.reason, c.remedy))
     if bad:
-        _print(console, "Not measured", "bold")
+        print_line(console, "Not measured", "bold")
         groups = ((key, list(group)) for key, group in groupby(bad, key=lambda m: (m.status, m.reason)))
-        _bullets(console, (f"{key[0]}: {', '.join(m.id for m in group)}: {key[1]}" for key, group in groups))
+        bullets(console, (f"{key[0]}: {', '.join(m.id for m in group)}: {key[1]}" for key, group in groups))
         console.print()
     if blocked:
-        _print(console, "Cannot run here", "bold")
+        print_line(console, "Cannot run here", "bold")
         for (reason, remedy), group in groupby(blocked, key=lambda c: (c.reason, c.remedy)):
             names = ", ".join(f"{c.scenario}/{c.workload}" for c in group)
-            _bullets(console, [f"{names}: {reason}" + (f" (remedy: {remedy})" if remedy else "")])
+            bullets(console, [f"{names}: {reason}" + (f" (remedy: {remedy})" if remedy else "")])
         console.print()
 
 
@@ -237,19 +199,19 @@ def _difference_value(estimate: Estimate | None, unit: str) -> str:
 
 def _difference_verdict(entry: Difference) -> Text:
     rounds = f" (~{entry.required_rounds:,} rounds)" if entry.required_rounds else ""
-    return _plain(entry.verdict.value + rounds, _VERDICT_STYLE[entry.verdict])
+    return plain(entry.verdict.value + rounds, _VERDICT_STYLE[entry.verdict])
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    _print(console, f"baseline {comparison.baseline}", "dim")
-    _print(console, f"current  {comparison.current}", "dim")
+    print_line(console, f"baseline {comparison.baseline}", "dim")
+    print_line(console, f"current  {comparison.current}", "dim")
     console.print()
     if comparison.environment:
-        table = _table(
+        table = new_table(
             console, "The environments differ", [("what", "left"), ("baseline", "left"), ("current", "left")]
         )
         for difference in comparison.environment:
-            table.add_row(_plain(difference.what), _plain(difference.baseline), _plain(difference.current))
+            table.add_row(plain(difference.what), plain(difference.baseline), plain(difference.current))
         console.print(table)
     columns = [
         ("metric", "left"),
@@ -260,32 +222,32 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         ("min. effect", "right"),
         ("verdict", "left"),
     ]
-    table = _table(console, "Current against baseline (above 1: worse)", columns)
+    table = new_table(console, "Current against baseline (above 1: worse)", columns)
     for entry in comparison.differences:
         if entry.status == OK and entry.ratio is not None:
             effect = "-" if entry.effect is None else percent(entry.effect)
             table.add_row(
-                _plain(entry.id),
-                _plain(_difference_value(entry.baseline, entry.unit)),
-                _plain(_difference_value(entry.current, entry.unit)),
-                _plain(ratio(entry.ratio.value), "bold"),
-                _plain(_interval_of(entry.ratio)),
-                _plain(effect),
+                plain(entry.id),
+                plain(_difference_value(entry.baseline, entry.unit)),
+                plain(_difference_value(entry.current, entry.unit)),
+                plain(ratio(entry.ratio.value), "bold"),
+                plain(_interval_of(entry.ratio)),
+                plain(effect),
                 _difference_verdict(entry),
             )
     console.print(table)
     unsettled = sorted(comparison.with_verdict(Verdict.INCONCLUSIVE), key=lambda entry: entry.reason)
     if unsettled:
-        _print(console, "Inconclusive, and why (in brackets above: the rounds that would settle it)", "bold")
+        print_line(console, "Inconclusive, and why (in brackets above: the rounds that would settle it)", "bold")
         for reason, group in groupby(unsettled, key=lambda entry: entry.reason):
-            _bullets(console, [f"{reason}: {', '.join(entry.id for entry in group)}"])
+            bullets(console, [f"{reason}: {', '.join(entry.id for entry in group)}"])
         console.print()
     if comparison.not_compared:
-        _print(console, "Not compared", "bold")
-        _bullets(console, (f"{entry.status}: {entry.id}: {entry.reason}" for entry in comparison.not_compared))
+        print_line(console, "Not compared", "bold")
+        bullets(console, (f"{entry.status}: {entry.id}: {entry.reason}" for entry in comparison.not_compared))
         console.print()
     counts = [f"{len(comparison.with_verdict(verdict))} {verdict.value}" for verdict in Verdict]
-    _print(console, f"compare: {', '.join(counts)}; false discovery rate {percent(comparison.fdr)}", "bold")
+    print_line(console, f"compare: {', '.join(counts)}; false discovery rate {percent(comparison.fdr)}", "bold")
 
 
 def outcome_style(outcome: Outcome) -> str:
@@ -294,7 +256,7 @@ def outcome_style(outcome: Outcome) -> str:
 
 def print_gate(console: Console, result: GateResult, verbose: bool) -> None:
     """One line for each limit, then every check that did not pass, then the verdict."""
-    table = _table(
+    table = new_table(
         console, f"Gate {printable(result.policy)}", [("limit", "left"), ("checks", "right"), ("outcome", "left")]
     )
     groups: dict[str, list[Judgement]] = {}
@@ -303,10 +265,10 @@ def print_gate(console: Console, result: GateResult, verbose: bool) -> None:
     for rule, members in groups.items():
         outcomes = [outcome for outcome in Outcome if any(member.outcome is outcome for member in members)]
         cell = Text(", ").join(
-            _plain(f"{sum(member.outcome is outcome for member in members)} {outcome.value}", outcome_style(outcome))
+            plain(f"{sum(member.outcome is outcome for member in members)} {outcome.value}", outcome_style(outcome))
             for outcome in outcomes
         )
-        table.add_row(_plain(rule), _plain(str(len(members))), cell)
+        table.add_row(plain(rule), plain(str(len(members))), cell)
     console.print(table)
     quiet = () if verbose else (Outcome.PASS, Outcome.TOLERATED)
     for judgement in result.judgements:
@@ -319,7 +281,7 @@ def print_gate(console: Console, result: GateResult, verbose: bool) -> None:
             console.print(Padding(line, (0, 0, 0, 2), expand=False))
     if not verbose and (tolerated := result.count(Outcome.TOLERATED)):
         text = f"{tolerated:,} inconclusive, which the policy tolerates: `nestbench gate -v` names them"
-        console.print(Padding(_plain(text, "yellow"), (0, 0, 0, 2), expand=False))
+        console.print(Padding(plain(text, "yellow"), (0, 0, 0, 2), expand=False))
     for note in result.notes:
-        console.print(Padding(_plain(f"note: {note}", "dim"), (0, 0, 0, 2), expand=False))
-    _print(console, f"gate: {result.headline}", outcome_style(result.outcome))
+        console.print(Padding(plain(f"note: {note}", "dim"), (0, 0, 0, 2), expand=False))
+    print_line(console, f"gate: {result.headline}", outcome_style(result.outcome))
