@@ -218,20 +218,25 @@ Stop UserMachine::StopForGood(const Exit& exit) const {
   if (std::holds_alternative<InterruptedExit>(exit)) return {StopReason::kInterrupted, "interrupted"};
   const bool crashed = std::holds_alternative<ShutdownExit>(exit) || std::holds_alternative<FailEntryExit>(exit) ||
                        std::holds_alternative<InternalErrorExit>(exit);
-  return {crashed ? StopReason::kCrashed : StopReason::kUnexpected, ToString(exit)};
+  return {.reason = crashed ? StopReason::kCrashed : StopReason::kUnexpected,
+          .text = ToString(exit),
+          .exit_reason = vcpu_.run()->exit_reason};
 }
 
 Stop UserMachine::DescribeException() const {
   const VcpuSnapshot snapshot = vcpu_.Snapshot();
-  std::string text = fmt::format("guest exception, vector {}", board_->panic.vector().value_or(0));
+  const std::uint32_t vector = board_->panic.vector().value_or(0);
+  std::string text = fmt::format("guest exception, vector {}", vector);
+  std::optional<GuestException> exception;
   if (snapshot.regs) {
     // The stub's stack pointer is the guest's word: an address outside memory just means no frame.
     if (auto frame = vm_.memory().Read<internal::ExceptionFrame>(GuestPhysAddr(snapshot.regs->rsp))) {
+      exception = GuestException{vector, frame->error_code, frame->rip, snapshot.sregs ? snapshot.sregs->cr2 : 0};
       text += fmt::format(", error code {:#x}, rip {:#x}, cs {:#x}, rsp {:#x}, cr2 {:#x}", frame->error_code,
-                          frame->rip, frame->cs, frame->rsp, snapshot.sregs ? snapshot.sregs->cr2 : 0);
+                          frame->rip, frame->cs, frame->rsp, exception->cr2);
     }
   }
-  return {StopReason::kException, std::move(text)};
+  return {.reason = StopReason::kException, .text = std::move(text), .exception = exception};
 }
 
 Result<void> UserMachine::AttachEvent(int eventfd) {

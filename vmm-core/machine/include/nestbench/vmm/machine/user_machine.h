@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
 
 #include "devices/doorbell/doorbell.h"
 #include "devices/panic/panic.h"
@@ -27,6 +26,7 @@
 #include "nestbench/vmm/kvm/kvm_device.h"
 #include "nestbench/vmm/kvm/vcpu.h"
 #include "nestbench/vmm/kvm/vm.h"
+#include "nestbench/vmm/machine/stop.h"
 
 namespace nestbench::vmm {
 
@@ -35,19 +35,6 @@ struct UserMachineOptions {
   Backing arena_backing = Backing::kSmallPages;      // what the host puts behind the arena
   std::uint64_t guest_page_bytes = abi::kPageBytes;  // how the guest maps it: 4096 or 2 MiB
   ByteSink* serial_output = nullptr;                 // of COM1; borrowed; nullptr drops it
-};
-
-enum class StopReason : std::uint8_t {
-  kDoorbell,     // the payload rang
-  kException,    // an exception that nobody handles; the payload cannot go on
-  kCrashed,      // shutdown, failed entry, internal error: `text` holds registers and code
-  kInterrupted,  // the deadline passed or somebody kicked
-  kUnexpected,   // an exit that this machine has no use for
-};
-
-struct Stop {
-  StopReason reason = StopReason::kUnexpected;
-  std::string text;  // empty for kDoorbell
 };
 
 class UserMachine {
