@@ -63,6 +63,16 @@ std::optional<std::uint64_t> KeyedNumber(std::string_view text, std::string_view
   return std::nullopt;
 }
 
+std::optional<std::uint64_t> PerCpuListPages(std::string_view zoneinfo) {
+  std::optional<std::uint64_t> pages;
+  for (const std::string_view line : SplitLines(zoneinfo)) {
+    const std::string_view text = Trim(line);
+    if (!text.starts_with("count:")) continue;
+    if (const auto count = ParseUnsigned(Trim(text.substr(6)))) pages = pages.value_or(0) + *count;
+  }
+  return pages;
+}
+
 std::optional<Pressure> ParsePressure(std::string_view text) {
   constexpr std::uint64_t kNsPerUs = 1000;
   std::optional<Pressure> pressure;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -161,17 +162,23 @@ vmm::Result<ProcessMemory> ReadProcessMemory(pid_t pid, std::span<const AddressR
   return memory;
 }
 
+std::optional<std::uint64_t> ReadUnusedMemoryBytes(const SystemFiles& files) {
+  const auto available = system_files::MeminfoBytes(files.ReadTrimmedOrEmpty("/proc/meminfo"), "MemAvailable");
+  if (!available) return std::nullopt;
+  const auto pages = system_files::PerCpuListPages(files.ReadTrimmedOrEmpty("/proc/zoneinfo"));
+  return *available + pages.value_or(0) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
 MemoryAccount MemoryAccount::Begin(SystemFiles files) {
   MemoryAccount account(std::move(files));
-  account.available_bytes_ =
-      system_files::MeminfoBytes(account.files_.ReadTrimmedOrEmpty("/proc/meminfo"), "MemAvailable");
+  account.unused_bytes_ = ReadUnusedMemoryBytes(account.files_);
   return account;
 }
 
 std::optional<MemoryPerGuest> MemoryAccount::PerGuest(std::span<const GuestProcess> guests,
                                                       std::size_t most_sampled) const {
-  const auto available = system_files::MeminfoBytes(files_.ReadTrimmedOrEmpty("/proc/meminfo"), "MemAvailable");
-  if (guests.empty() || most_sampled == 0 || !available || !available_bytes_) return std::nullopt;
+  const auto unused = ReadUnusedMemoryBytes(files_);
+  if (guests.empty() || most_sampled == 0 || !unused || !unused_bytes_) return std::nullopt;
   MemoryPerGuest each;
   const std::size_t samples = std::min(most_sampled, guests.size());
   for (std::size_t i = 0; i < samples; ++i) {
@@ -185,7 +192,7 @@ std::optional<MemoryPerGuest> MemoryAccount::PerGuest(std::span<const GuestProce
   if (each.sampled == 0) return std::nullopt;
   each.guest_ram_bytes /= static_cast<double>(each.sampled);
   each.vmm_private_bytes /= static_cast<double>(each.sampled);
-  const std::uint64_t lost = *available_bytes_ - std::min(*available_bytes_, *available);
+  const std::uint64_t lost = *unused_bytes_ - std::min(*unused_bytes_, *unused);
   const double seen = each.guest_ram_bytes + each.vmm_private_bytes;
   each.total_bytes = std::max(seen, static_cast<double>(lost) / static_cast<double>(guests.size()));
   each.kernel_bytes = each.total_bytes - seen;

@@ -152,6 +152,16 @@ TEST_F(CapturedTest, TheTotalIsWhatTheHostHasLost) {
   EXPECT_EQ(account.PerGuest({}), std::nullopt);
 }
 
+TEST_F(CapturedTest, PagesInThePerCpuListsAreUnusedAsWell) {
+  Put("/proc/meminfo", "MemAvailable:    1024 kB\n");
+  EXPECT_EQ(ReadUnusedMemoryBytes(SystemFiles(root_)), 1U << 20);
+  Put("/proc/zoneinfo",
+      "Node 0, zone   Normal\n  pages free     5\n      nr_count: 9\n  pagesets\n    cpu: 0\n              count:    "
+      "100\n"
+      "              high:     900\n    cpu: 1\n              count:    56\n");
+  EXPECT_EQ(ReadUnusedMemoryBytes(SystemFiles(root_)), (1U << 20) + 156 * static_cast<std::uint64_t>(::getpagesize()));
+}
+
 TEST(HostLoadSystemTest, SeesThisMachineWork) {
   const HostLoad load = HostLoad::Begin();
   const auto end = std::chrono::steady_clock::now() + 300ms;

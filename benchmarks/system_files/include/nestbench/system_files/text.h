@@ -26,11 +26,14 @@ std::optional<std::uint64_t> ParseUnsigned(std::string_view text, int base = 10)
 // "MemTotal:  16384 kB" of /proc/meminfo, in bytes.
 std::optional<std::uint64_t> MeminfoBytes(std::string_view text, std::string_view key);
 
+// Pages in the per-CPU free lists of all zones (/proc/zoneinfo, "pagesets", "count:").
+std::optional<std::uint64_t> PerCpuListPages(std::string_view zoneinfo);
+
 // The number after `key` in lines of "key number" (/proc/vmstat, cgroup stat files): whole words only.
 std::optional<std::uint64_t> KeyedNumber(std::string_view text, std::string_view key);
 
-// /proc/pressure/* and a v2 group's *.pressure: time that some, or all, tasks stood still. Source: kernel document "PSI -
-// Pressure Stall Information". `full_ns` is empty where the kernel has no such line (cpu, before 5.13).
+// /proc/pressure/* and a v2 group's *.pressure: time that some, or all, tasks stood still. Source: kernel document "PSI
+// - Pressure Stall Information". `full_ns` is empty where the kernel has no such line (cpu, before 5.13).
 struct Pressure {
   std::uint64_t some_ns = 0;
   std::optional<std::uint64_t> full_ns;
