@@ -27,12 +27,13 @@ field() { dpkg-deb --field "$deb" "$1"; }
 [[ -n $(field Maintainer) && -n $(field Installed-Size) ]] || fail "Maintainer or Installed-Size is missing"
 (($(field Description | wc -l) >= 2)) || fail "Description has no long text"
 depends=$(field Depends)
-for package in libc6 libstdc++6 libfmt9 python3 python3-jinja2 python3-jsonschema python3-numpy; do
+for package in libc6 libstdc++6 libfmt9 libhwloc15 bubblewrap python3 python3-jinja2 python3-jsonschema python3-numpy; do
   [[ ", $depends" =~ ,\ "$package"(,|\ |$) ]] || fail "Depends lacks $package: $depends"
 done
 
 dpkg-deb --contents "$deb" >"$scratch/contents"
 for path in usr/bin/nestbench usr/libexec/nestbench/nestbench-guest usr/libexec/nestbench/nestbench_micro \
+  usr/libexec/nestbench/nestbench-tenant usr/libexec/nestbench/nestbench_density_floor \
   usr/share/nestbench/ci/gate.toml usr/share/nestbench/reports/nestbench_reports/cli.py usr/share/doc/nestbench/copyright; do
   grep -q " \./$path\$" "$scratch/contents" || fail "the package lacks $path"
 done

@@ -19,6 +19,7 @@ ninja -C "$build" >"$scratch/log" 2>&1 || { tail -n 20 "$scratch/log"; fail "the
 cmake --install "$build" --prefix "$prefix" >"$scratch/log" || { tail -n 20 "$scratch/log"; fail "cmake --install failed"; }
 
 for path in bin/nestbench libexec/nestbench/nestbench-guest libexec/nestbench/nestbench_micro \
+  libexec/nestbench/nestbench-tenant libexec/nestbench/nestbench_density_floor \
   share/nestbench/ci/gate.toml share/nestbench/reports/nestbench_reports/cli.py \
   share/doc/nestbench/LICENSE; do
   [[ -s $prefix/$path ]] || fail "not installed: $path"

@@ -1,7 +1,7 @@
 # What `cmake --install` puts where, the CMake package nestbench_vmm (the VMM library for others), and the .deb.
 #
 #   bin/nestbench                      the program
-#   libexec/nestbench/                 nestbench-guest, nestbench_micro, images/ (installed by workloads/payloads)
+#   libexec/nestbench/                 nestbench-guest, nestbench-tenant, nestbench_micro, nestbench_density_floor, images/ (installed by workloads/payloads)
 #   share/nestbench/                   reports/ (Python package, schema, web files), ci/gate.toml: as in the source tree
 #   include/nestbench_vmm/, lib/       vmm-core: headers, static libraries, CMake package
 #   share/doc/nestbench/               README, designs, license
@@ -9,10 +9,11 @@ include(CMakePackageConfigHelpers)
 
 # What the launcher builds for a run; tests are left out.
 add_custom_target(nestbench_run)
-add_dependencies(nestbench_run nestbench nestbench-guest nestbench_micro nestbench_payload_images)
+add_dependencies(nestbench_run nestbench nestbench-guest nestbench-tenant nestbench_micro nestbench_density_floor
+  nestbench_payload_images)
 
 install(TARGETS nestbench RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(TARGETS nestbench-guest nestbench_micro RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/nestbench)
+install(TARGETS nestbench-guest nestbench_micro nestbench_density_floor RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/nestbench)
 
 set(share ${CMAKE_INSTALL_DATADIR}/nestbench)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/reports/nestbench_reports ${PROJECT_SOURCE_DIR}/reports/schema
