@@ -8,11 +8,13 @@
 // Not used: cpuset. Tenants are pinned by sched_setaffinity(2), which their system-call filter keeps them from
 // changing.
 //
-// What a group costs (2 CPUs, kernel 6.18, v1, each controller mounted apart; medians): mkdir 62 us (memory), 35 (cpu),
-// 24 (cpuacct), 22 (pids); a limit 16-22 us; moving a process in 30-45 us for each hierarchy when the supervisor does
-// it, 50-65 us when the process does so itself; rmdir 14-35 us. A group in memory and pids with both limits and one
-// process: 0.19 ms of the 1.7 ms that the bare floor takes to start a VM; in all four: 0.35 ms. That is why a tenant
-// that needs no limits of its own joins the group of the run (CgroupTree::Add).
+// What a group costs (2 CPUs, kernel 6.18, v1 with each controller mounted apart, other programs at work; medians of
+// 400 in two runs, means are up to 1.6 times as much):
+//   memory and pids, both limited   CreateGroup 133-168 us, Add 33-39 us, Remove of an empty one 111-135 us
+//   cpu and cpuacct as well         CreateGroup 236-280 us, Add 94-110 us, Remove 184-248 us
+//   no group, CgroupTree::Add       39-53 us with two controllers, 79-98 us with four
+// The bare floor starts a guest in 1.1-1.4 ms one after the other and in 0.6 ms four at a time on the same machine, so
+// that a tenant which needs no limits of its own is better off in the group of the run.
 //
 // Source: cgroups(7); kernel documents "Control Group v2" and "Control Groups version 1".
 #pragma once

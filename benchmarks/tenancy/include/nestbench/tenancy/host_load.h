@@ -44,8 +44,8 @@ class HostLoad {
  public:
   static HostLoad Begin(system_files::SystemFiles files = system_files::SystemFiles());
 
-  // What has passed since Begin(); may be called again. Costs some 0.3 ms, a tenth more for each 1,000 open
-  // descriptors.
+  // What has passed since Begin(); may be called again. Costs 0.3 ms and 1.5 to 2 ms for each 1,000 descriptors that
+  // this process has open (measured with 4,000): they are counted one by one.
   [[nodiscard]] HostLoadInterval Difference() const;
   [[nodiscard]] nlohmann::json End() const { return ToJson(Difference()); }
 
