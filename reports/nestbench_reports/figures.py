@@ -5,10 +5,10 @@ Every string of the document passes `printable` here; escaping for HTML and JSON
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from nestbench_reports import metrics
+from nestbench_reports.charts import Chart, Figure, Section, make_table
 from nestbench_reports.metrics import BARE, FLOOR, Metric
 from nestbench_reports.model import OK, Document, Measurement
 from nestbench_reports.stats import SMALLEST_EFFECT, Estimate
@@ -25,43 +25,6 @@ from nestbench_reports.text import (
     ratio,
     time_ns,
 )
-
-Chart = dict[str, object]
-Cells = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    columns: tuple[str, ...]
-    numeric: tuple[bool, ...]  # right-aligned, in figures of equal width
-    rows: tuple[Cells, ...]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart and its table twin."""
-
-    id: str
-    title: str
-    description: str  # what a screen reader says and a person reads under the title
-    chart: Chart
-    table: Table
-
-
-@dataclass(frozen=True)
-class Section:
-    id: str
-    title: str
-    lead: str
-    figures: tuple[Figure, ...]
-
-
-def make_table(title: str, columns: str, rows: Iterable[Sequence[str]]) -> Table:
-    """columns: names separated by `|`, those of numbers with a leading `#`."""
-    names = columns.split("|")
-    cells = tuple(tuple(printable(cell) for cell in row) for row in rows)
-    return Table(title, tuple(name.lstrip("#") for name in names), tuple(name.startswith("#") for name in names), cells)
 
 
 def _spread(estimate: Estimate | None) -> list[float | None]:

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from nestbench_reports.errors import SetupError
-from nestbench_reports.figures import Chart
+from nestbench_reports.charts import Chart
 from nestbench_reports.gate import GateResult
 from nestbench_reports.model import Document
 from nestbench_reports.view import Page, page
@@ -78,9 +78,11 @@ def render(document: Document, judged: GateResult | str) -> bytes:
     import markupsafe
 
     shown = page(document, judged)
-    library_path, program_path = echarts_path(), _TEMPLATES / "report.js"
+    library_path = echarts_path()
     library = _check_inlinable(_read(library_path), library_path)
-    program = _check_inlinable(_read(program_path), program_path)
+    # One script: what draws many tenants, then what draws everything else and starts it all.
+    parts = [_TEMPLATES / name for name in ("tenants.js", "report.js")]
+    program = "\n".join(_check_inlinable(_read(path), path) for path in parts)
     policy = "; ".join(
         [
             "default-src 'none'",

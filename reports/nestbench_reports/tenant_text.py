@@ -56,7 +56,9 @@ def memory_text(value: float | None) -> str:
 
 def density_ratio_text(entry: Ratio) -> str:
     """`0.844 (0.81-0.87) of bare`"""
-    spread = f" ({number(entry.low)}{DASH}{number(entry.high)})" if entry.low is not None and entry.high else ""
+    spread = ""
+    if entry.low is not None and entry.high is not None and entry.low < entry.high:
+        spread = f" ({number(entry.low)}{DASH}{number(entry.high)})"
     if entry.bound == "unknown":
         return "neither knee was reached: no ratio"
     return f"{entry.bound} {ratio(entry.value)}{spread} of {entry.below.substrate}".strip()
@@ -128,7 +130,24 @@ def fault_verdict(fault: Fault) -> str:
 
 
 def called_text(fault: Fault) -> str:
-    """`guest_fault`, or `guest_fault 18x, hang 2x`"""
-    if len(fault.classifications) == 1:
-        return fault.classifications[0][0]
-    return ", ".join(f"{word} {times}x" for word, times in fault.classifications)
+    """`guest fault`, or `guest fault 18x, hang 2x (should be guest fault)`"""
+    found = [(word.replace("_", " "), times) for word, times in fault.classifications]
+    words = found[0][0] if len(found) == 1 else ", ".join(f"{word} {times}x" for word, times in found)
+    expected = fault.setup.expected.replace("_", " ")
+    return words if words == expected else f"{words} (should be {expected})"
+
+
+def neighbours_text(fault: Fault) -> str:
+    """`intact`, or what they lost."""
+    lost = []
+    if fault.checksums_wrong:
+        lost.append(plural(fault.checksums_wrong, "wrong checksum"))
+    if fault.restarted:
+        lost.append(f"{fault.restarted:,} lost or restarted")
+    return ", ".join(lost) or "intact"
+
+
+def detection_text(fault: Fault) -> str:
+    """The median, and the longest where it differs."""
+    middle, most = time_text(fault.detection_median_ns), time_text(fault.detection_max_ns)
+    return middle if middle == most else f"{middle}, at most {most}"

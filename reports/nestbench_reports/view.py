@@ -9,19 +9,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from nestbench_reports import metrics
+from nestbench_reports import containment, density, isolation, metrics
+from nestbench_reports import tenant_text as say
+from nestbench_reports.charts import Cells, Section, Table, make_table
 from nestbench_reports.figures import (
-    Cells,
-    Section,
-    Table,
     bandwidth_section,
     floored_section,
     latency_section,
-    make_table,
     median_text,
     null_section,
     overhead_section,
 )
+from nestbench_reports.figures_containment import containment_section
+from nestbench_reports.figures_density import density_section
+from nestbench_reports.figures_isolation import attribution_section, isolation_section
 from nestbench_reports.gate import GateResult, Outcome
 from nestbench_reports.judgement import HARMLESS
 from nestbench_reports.metrics import Metric
@@ -115,6 +116,37 @@ def _tile_time(document: Document, ratios: Sequence[Metric], prefix: str, title:
     if floor is not None and floor.estimate is not None:
         note += f"; {ratio(floor.estimate.value)}\N{MULTIPLICATION SIGN} of raw ioctls"
     return Tile(title, median_text(entry).partition("/")[0], printable(note))
+
+
+def _tile_density(document: Document) -> Tile | None:
+    ramps = [ramp for ramp in density.ramps(document) if ramp.load == density.STEADY and ramp.substrate == "vm"]
+    if not ramps or ramps[0].knee is None:
+        return None
+    against = next((r for r in density.density_ratios(density.ramps(document)) if r.above.substrate == "vm"), None)
+    note = f"95 % interval {say.knee_interval(ramps[0].knee)}"
+    return Tile(
+        "Guests that fit", say.knee_text(ramps[0]), note + (f"; {say.density_ratio_text(against)}" if against else "")
+    )
+
+
+def _tile_isolation(matrix: isolation.Matrix) -> Tile | None:
+    found = [(c.isol_01.value, c) for c in matrix.cells if c.isol_01 and c.substrate == "vm" and not c.is_null]
+    if not found:
+        return None
+    _, worst = min(found, key=lambda pair: pair[0])
+    kept = sum(value >= isolation.PASS_LINE for value, _ in found)
+    note = f"{worst.victim} beside {say.cell_name(worst)}; {kept} of {plural(len(found), 'cell')} keep the line"
+    return Tile("Worst isolation (isol-01)", say.share_text(worst.isol_01), printable(note))
+
+
+def _tile_containment(document: Document) -> Tile | None:
+    found = [fault for fault in containment.faults(document) if fault.substrate == "vm"]
+    if not found:
+        return None
+    tries = sum(len(fault.tries) for fault in found)
+    good = sum(fault.ok for fault in found)
+    note = f"contained and called what they were, in {plural(tries, 'try', 'tries')}"
+    return Tile("Faults contained", f"{good} of {len(found)}", note)
 
 
 def _tile_null(document: Document) -> Tile | None:
@@ -266,6 +298,7 @@ def _warnings(document: Document) -> tuple[str, ...]:
 def page(document: Document, judged: GateResult | str) -> Page:
     """Everything that the page shows of a document."""
     ratios = metrics.metrics(document)
+    matrix = isolation.matrix(document)
     host, run = document.host, document.run
     exits_lead = (
         "One trip out of the guest and back, from user mode. RDTSC is the control: it must not leave the guest."
@@ -285,6 +318,10 @@ def page(document: Document, judged: GateResult | str) -> Page:
         floored_section(document, ratios, "hotpath", "Hot paths of the VMM library", hotpath_lead),
         latency_section(document),
         bandwidth_section(document),
+        density_section(document),
+        isolation_section(document, matrix),
+        attribution_section(document),
+        containment_section(document),
         null_section(document),
     )
     tiles = (
@@ -292,6 +329,9 @@ def page(document: Document, judged: GateResult | str) -> Page:
         _tile_memory(ratios),
         _tile_time(document, ratios, "exits/doorbell_pio", "Exit by port I/O"),
         _tile_time(document, ratios, "lifecycle/cold_start", "Cold start"),
+        _tile_density(document),
+        _tile_isolation(matrix),
+        _tile_containment(document),
         _tile_null(document),
     )
     bad = [entry for entry in document.measurements if entry.status != OK]

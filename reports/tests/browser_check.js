@@ -31,6 +31,10 @@ const inspect = () => {
     // Elements that the page itself never makes, and a global that only an attack of the tests would set.
     foreign: document.querySelectorAll("img, iframe, object, embed, link, main > svg, p svg, td svg, td script").length,
     attacked: "nestbench_was_here" in window,
+    tables: [...document.querySelectorAll(".scroll")].map((element) => ({
+      title: element.getAttribute("aria-label"), rows: element.querySelectorAll("tbody tr").length,
+      folded: element.closest("details:not([open])") !== null,
+    })),
     charts: [...document.querySelectorAll("[data-figure]")].map((element) => {
       const box = element.querySelector("svg")?.getBoundingClientRect();
       const shapes = [...element.querySelectorAll("svg path, svg circle, svg polygon, svg rect")]
@@ -59,11 +63,15 @@ const look = async (browser, view, url, folder) => {
   await page.goto(url, { waitUntil: "load" });
   await page.waitForFunction(() => document.documentElement.dataset.drawn !== undefined, null, { timeout: 15000 });
   Object.assign(seen, await page.evaluate(inspect));
-  const chart = page.locator("[data-figure]").first();
-  if (await chart.count() > 0) {
+  // The pointer goes over every chart in steps until it answers; an answer is the text of its tooltip.
+  seen.tooltips = {};
+  for (const chart of await page.locator("[data-figure]").all()) {
+    const id = await chart.getAttribute("data-figure");
     const box = await chart.boundingBox();
-    await chart.hover({ position: { x: box.width * 0.7, y: 24 } });
-    seen.tooltip = await page.locator(".tip").first().textContent({ timeout: 5000 });
+    for (let step = 0; step < 400 && !seen.tooltips[id]; step++) {
+      await chart.hover({ position: { x: box.width * (0.95 - 0.08 * (step % 12)), y: 8 + 9 * Math.floor(step / 12) % (box.height - 10) }, force: true });
+      seen.tooltips[id] = await chart.evaluate((element) => element.querySelector(".tip")?.textContent ?? "");
+    }
   }
   if (folder) await page.screenshot({ path: path.join(folder, `${name}.png`), fullPage: true });
   if (name === "dark") {

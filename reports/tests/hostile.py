@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests import synthetic
+from tests import synthetic, synthetic_tenants
 
 SCRIPT_MARK = "nestbench_was_here"
 ATTACK = (
@@ -23,6 +23,36 @@ def _poison(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _poison(entry) for key, entry in value.items()}
     return value
+
+
+def hostile_tenants() -> dict[str, Any]:
+    """The same for experiments: every open string of theirs, and evidence nested as deep as JSON goes here."""
+    raw = hostile_document()
+    body = raw["nestbench"]
+    setup = synthetic_tenants.density_setup(cgroups={"layout": ATTACK, "own": False, "missing": [ATTACK]})
+    ramp = synthetic_tenants.queue_ramp("vm", 8, repetitions=1)
+    ramp["setup"] = setup
+    ramp["records"].append({"kind": "failure", "guests": 9, "how": ATTACK, "evidence": ATTACK})
+    episode = synthetic_tenants.episode(1, 1, 2, 0.5, ATTACK)
+    answers = [synthetic_tenants.detection(1, 1.5), synthetic_tenants.detection(2, 1.5)]
+    nested: Any = ATTACK
+    for _ in range(50):
+        nested = {ATTACK: [nested]}
+    texts: dict[str, Any] = {"died": ATTACK, "cause": ATTACK, "bundle": ATTACK}
+    bad = synthetic_tenants.one_try(0, contained=False, evidence={ATTACK: ATTACK, "nested": nested}, **texts)
+    body["experiments"] = [
+        ramp,
+        synthetic_tenants.experiment(
+            "isolation", "attribution", "vm", {ATTACK: ATTACK}, [synthetic_tenants.schedule(0, [episode], answers)]
+        ),
+        synthetic_tenants.containment("triple_fault", "vm", "guest_fault", [bad]),
+    ]
+    rows = synthetic_tenants.isolation_matrix()
+    for row in rows:
+        if row["status"] == "unsupported":
+            row["reason"] = ATTACK
+    body["measurements"] += rows
+    return raw
 
 
 def hostile_document() -> dict[str, Any]:

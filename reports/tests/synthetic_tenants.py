@@ -29,6 +29,10 @@ QUIET_HOST: Raw = {
 }
 
 
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
 def experiment(scenario: str, workload: str, substrate: str, setup: Raw, records: list[Raw]) -> Raw:
     return {
         "id": f"{scenario}/{workload}/{substrate}",

@@ -14,9 +14,9 @@ import pytest
 
 from nestbench_reports import render
 from nestbench_reports.text import bytes_text, number, printable, quantity
-from tests import synthetic
+from tests import synthetic, synthetic_tenants
 from tests.conftest import ROOT, Run
-from tests.hostile import hostile_document
+from tests.hostile import ATTACK, hostile_document, hostile_tenants
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "reports"), "PYTHONDONTWRITEBYTECODE": "1"}
 PROGRAM = ["/usr/bin/python3", "-m", "nestbench_reports"]
@@ -69,6 +69,62 @@ def test_summary_shows_every_part(result_path: Path, tmp_path: Path, run: Run) -
         assert text in result.out, text
     assert result.out.rstrip().splitlines()[-1].startswith("verdict: broken: ")
     assert run("summary", result_path).out.rstrip().splitlines()[-1].startswith("verdict: pass: ")
+
+
+def test_summary_shows_density_isolation_attribution_and_containment(tmp_path: Path, run: Run) -> None:
+    path = synthetic.write(tmp_path / "result.json", synthetic_tenants.document(rounds=3, samples=4))
+    out = run("summary", path).out
+    for text in (
+        "Density: how many guests fit",
+        "117: p99 400 ms is above 50 ms",
+        "cpu: CPUs busy 99 % of the time",
+        "memory: ENOMEM with 100 guests",
+        "steady: vm holds 0.844",
+        "Isolation: isol-01",
+        "Null row: 0 of 6 cells with an idle neighbour flagged",
+        "96.7 % (58 of 60)",
+        "36.0 per hour",
+        "memory_bomb zone",
+        "17 of 20",
+        "containment/memory_bomb/zone: contained in 17 of 20 tries; 3 neighbours lost or restarted",
+        "containment/soak/vm: 340 faults among 50 guests",
+    ):
+        assert text in out, text
+    # Not one ratio of the substrates of density, isolation or containment as if it were a cost.
+    ladder = out[out.index("Overhead:") : out.index("Exits:")]
+    assert "density" not in ladder and "latency_p" not in ladder and "memory_per_guest" not in ladder
+
+
+@pytest.mark.parametrize("columns", [40, 80, 110, 200])
+def test_tables_of_many_tenants_fit_every_terminal(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    path = synthetic.write(tmp_path / "result.json", synthetic_tenants.document(rounds=2, samples=2))
+    out = run("summary", path).out
+    assert max(map(len, out.splitlines())) <= columns
+    assert "memory_bomb zone" in out and "Null row" in out.replace("\n", " ")
+
+
+def test_documents_without_many_tenants_have_none_of_their_parts(result_path: Path, tmp_path: Path, run: Run) -> None:
+    out = run("summary", result_path).out
+    assert run("report", result_path, "-o", tmp_path / "page.html").code == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for text in ("Density:", "Isolation:", "Attribution:", "Containment:"):
+        assert text not in out
+    for text in ('id="density"', 'id="isolation"', 'id="attribution"', 'id="containment"', "chart-density"):
+        assert text not in page
+    assert 'id="overhead"' in page
+
+
+def test_hostile_experiments_are_shown_as_text(tmp_path: Path, run: Run) -> None:
+    path = synthetic.write(tmp_path / "result.json", hostile_tenants())
+    out = run("summary", path).out
+    assert "\x1b" not in out and "\u202e" not in out and "triple_fault vm" in out
+    assert run("gate", path).code in (1, 6)
+    assert run("report", path, "-o", tmp_path / "page.html").code == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert ATTACK[:30] not in page and "&lt;/script&gt;" in page
 
 
 def test_summary_of_an_emulated_host_warns_before_any_number(tmp_path: Path, run: Run) -> None:

@@ -1,6 +1,5 @@
 // Draws the charts of the page from the data block. Data: nestbench_reports/view.py. No string of the data becomes HTML:
-// labels are SVG text, tooltips are built with textContent.
-"use strict";
+// labels are SVG text, tooltips are built with textContent. Charts of many tenants: tenants.js, which stands before.
 (() => {
   const figures = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -11,7 +10,8 @@
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const theme = () => Object.fromEntries(
-    ["ink", "soft", "faint", "line", "grid", "card", "bare", "vm", "floor", "band", "fail", "accent"].map((name) => [name, colour(name)]));
+    ["ink", "soft", "faint", "line", "grid", "card", "bare", "vm", "zone", "floor", "band", "fail", "accent", "part-1", "part-2", "part-3"]
+      .map((name) => [name, colour(name)]));
   const SUBSTRATES = { bare: "circle", vm: "diamond", floor: "emptyCircle" };
   const paint = (t, substrate) => t[substrate] ?? t.accent;
 
@@ -393,7 +393,10 @@
 
   // ---- life of the charts ----
 
-  const kinds = { forest, costs, curve, bars, null: nulls };
+  const ofTenants = tenantCharts({
+    NARROW, base, bytes, colour, decades, digits, finite, hitArea, legend, line, logAxis, mark, paint, rowLayout, textWidth, time, tip, tooltip,
+  });
+  const kinds = { forest, costs, curve, bars, null: nulls, ...ofTenants };
   const draw = (entry) => {
     const width = entry.element.clientWidth;
     if (width === 0) return;
