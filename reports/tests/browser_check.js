@@ -52,6 +52,13 @@ const inspect = () => {
   };
 };
 
+// Runs in the page: the middles of up to 12 filled shapes of a chart that are on the screen.
+const marks = (element) => [...element.querySelectorAll("svg path, svg circle, svg polygon, svg rect")].reverse()
+  .filter((shape) => !["none", null].includes(shape.getAttribute("fill")))
+  .map((shape) => shape.getBoundingClientRect())
+  .filter((box) => box.width > 3 && box.height > 3 && box.top > 0 && box.bottom < innerHeight)
+  .slice(0, 12).map((box) => [box.left + box.width / 2, box.top + box.height / 2]);
+
 const look = async (browser, view, url, folder) => {
   const { name, ...options } = view;
   const context = await browser.newContext({ ...options, offline: true });
@@ -63,14 +70,15 @@ const look = async (browser, view, url, folder) => {
   await page.goto(url, { waitUntil: "load" });
   await page.waitForFunction(() => document.documentElement.dataset.drawn !== undefined, null, { timeout: 15000 });
   Object.assign(seen, await page.evaluate(inspect));
-  // The pointer goes over every chart in steps until it answers; an answer is the text of its tooltip.
+  // The pointer goes to marks of each chart, the last drawn first, until one answers.
   seen.tooltips = {};
   for (const chart of await page.locator("[data-figure]").all()) {
     const id = await chart.getAttribute("data-figure");
-    const box = await chart.boundingBox();
-    for (let step = 0; step < 400 && !seen.tooltips[id]; step++) {
-      await chart.hover({ position: { x: box.width * (0.95 - 0.08 * (step % 12)), y: 8 + 9 * Math.floor(step / 12) % (box.height - 10) }, force: true });
+    await chart.evaluate((element) => element.scrollIntoView({ block: "center", behavior: "instant" }));
+    for (const [x, y] of await chart.evaluate(marks)) {
+      await page.mouse.move(x, y);
       seen.tooltips[id] = await chart.evaluate((element) => element.querySelector(".tip")?.textContent ?? "");
+      if (seen.tooltips[id]) break;
     }
   }
   if (folder) await page.screenshot({ path: path.join(folder, `${name}.png`), fullPage: true });

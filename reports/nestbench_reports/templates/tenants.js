@@ -81,7 +81,7 @@ const tenantCharts = (tools) => {
         tooltip: tooltip(t, (params) => {
           const entry = figure.series.find((series) => series.name === params.seriesName);
           const point = entry.points[params.data[2]];
-          return tip(`${digits(point.guests)} guests, ${entry.substrate}`, point.notes);
+          return tip(`${digits(point.guests)} guest${point.guests === 1 ? "" : "s"}, ${entry.substrate}`, point.notes);
         }),
         series: [
           backing(0, rateTicks, []), backing(1, timeTicks, slo), ...all,
