@@ -91,7 +91,7 @@ def _judge(document: Document, policy_path: Path) -> GateResult | str:
 
     policy = _load_policy(policy_path)
     try:
-        return gate(policy, document)
+        return gate(policy, document, whole=False)
     except PolicyError as error:
         return f"not judged: {error}"
 

@@ -174,16 +174,21 @@ def _draw(rng: np.random.Generator, values: Sequence[FloatArray]) -> FloatArray:
     return means
 
 
+def _scatter(windows: FloatArray) -> FloatArray:
+    """Windows in shares of their mean."""
+    mean = float(windows.mean()) if len(windows) else 0.0
+    scattered: FloatArray = windows / mean if mean > 0 else np.ones(1)
+    return scattered
+
+
 def _resampled_good(rng: np.random.Generator, setup: DensitySetup, steps: Sequence[Step]) -> npt.NDArray[np.bool_]:
     """Whether one number of guests is good, in each resample of its repetitions and their windows."""
     repetitions = rng.integers(0, len(steps), size=(RESAMPLES, len(steps)))
-    ones = np.ones(1)
-    windows = [step.windows if len(step.windows) else ones * 0 for step in steps]
-    throughput = _draw(rng, windows)
-    # A window's p99 is not the step's; how the windows scatter is how the step's would.
-    by_window = [np.array(step.latency_p99_ns, dtype=np.float64) for step in steps]
-    scatter = [values / values.mean() if len(values) and values.mean() > 0 else ones for values in by_window]
-    p99 = _draw(rng, scatter) * np.array([step.latency_ns.p99 for step in steps])
+    # A window's figure is not the step's; how the windows scatter is how the step's would.
+    throughput = _draw(rng, [_scatter(step.windows) for step in steps])
+    throughput *= np.array([step.throughput for step in steps])
+    p99 = _draw(rng, [_scatter(np.array(step.latency_p99_ns, dtype=np.float64)) for step in steps])
+    p99 *= np.array([step.latency_ns.p99 for step in steps])
     rows = np.arange(RESAMPLES)[:, None]
     offered = float(np.median([step.offered_per_s for step in steps]))
     good: npt.NDArray[np.bool_] = np.median(throughput[rows, repetitions], axis=1) >= KEEPS_UP * offered

@@ -10,7 +10,7 @@ from nestbench_reports.charts import Cells, Section, Table, make_table
 from nestbench_reports.containment import Fault
 from nestbench_reports.experiments import Try
 from nestbench_reports.model import Document
-from nestbench_reports.text import printable
+from nestbench_reports.text import printable, ratio
 
 MOST_TRIES = 5  # whose evidence is shown, those that went wrong first
 MOST_EVIDENCE = 1500  # characters of one try's evidence; the crash bundle has all of it
@@ -28,7 +28,7 @@ def _fault_cells(fault: Fault) -> Cells:
         say.detection_text(fault),
         say.neighbours_text(fault),
         say.change_text(fault.during),
-        say.change_text(fault.after),
+        "" if fault.after is None else f"{ratio(fault.after.ratio.value)}, {fault.after.verdict.value}",
     )
 
 
@@ -68,7 +68,7 @@ def containment_section(document: Document) -> Section | None:
     if not faults and not soaks:
         return None
     columns = (
-        "fault|substrate|verdict|classified as|#right|#contained|noticed after|neighbours|their p99 during|and after"
+        "fault|substrate|verdict|classified as|#right|#contained|noticed after|neighbours|#their p99 during|#and after"
     )
     tables = []
     if faults:

@@ -169,8 +169,19 @@ def _judge_statuses(document: Document, judged: set[str]) -> list[Judgement]:
     ]
 
 
-def gate(policy: Policy, document: Document, baseline: Document | None = None) -> GateResult:
-    """PolicyError when the policy does not fit the document, EnvironmentRefusedError when the baseline does not."""
+def _is_of_absent_scenario(limit: Limit, document: Document) -> bool:
+    """Whether a limit is on a scenario of which the document holds nothing: that run was not asked for it."""
+    scenario = limit.metric.partition("/")[0]
+    present = {entry.scenario for entry in document.measurements} | {entry.scenario for entry in document.experiments}
+    return bool(present) and scenario.isidentifier() and scenario not in present
+
+
+def gate(policy: Policy, document: Document, baseline: Document | None = None, *, whole: bool = True) -> GateResult:
+    """PolicyError when the policy does not fit the document, EnvironmentRefusedError when the baseline does not.
+
+    `whole`: the document must hold what the policy requires. Otherwise it may be of a run of other scenarios, and a
+    limit on one that it lacks is a note.
+    """
     if document.host.has_emulated_clock:
         text = "the clock of this host is emulated: its times mean nothing and no gate accepts them"
         return GateResult(document.name, policy.name, (Judgement("host", "clock", Outcome.REFUSED, text, ""),), ())
@@ -179,6 +190,9 @@ def gate(policy: Policy, document: Document, baseline: Document | None = None) -
     notes: list[str] = []
     for limit in policy.limits:
         found = _judge_limit(limit, document, ratios)
+        if not found and not whole and _is_of_absent_scenario(limit, document):
+            notes.append(f"the limit `{limit.text}` is on a scenario that this run did not measure")
+            continue
         if not found and limit.required:
             raise PolicyError(
                 f"{policy.name}: the limit `{limit.text}` matches nothing in {document.name}; correct the glob, or say"

@@ -113,7 +113,8 @@ def step(
     windows: int = 20,
 ) -> Raw:
     by_window = throughput * (1 + 0.01 * rng.standard_normal(windows))
-    each = throughput / guests * (1 + 0.02 * np.abs(rng.standard_normal(guests)))
+    each = 1 + 0.02 * np.abs(rng.standard_normal(guests))
+    each *= throughput / each.sum()
     return {
         "kind": "step",
         "guests": guests,

@@ -175,6 +175,21 @@ def test_a_rule_that_is_required_and_matches_nothing_is_refused(result_raw: Raw)
     assert any("isolation/x" in note for note in judge(result_raw, optional).notes)
 
 
+def test_a_run_of_one_scenario_is_judged_by_what_the_policy_says_of_it(whole: Raw) -> None:
+    raw = without(whole, "overhead", "exits", "lifecycle", "isolation", "density")
+    document = parse(json.dumps(raw), "d.json")
+    policy = parse_policy(DEFAULT_POLICY.read_text(encoding="utf-8"), "p.toml")
+    with pytest.raises(PolicyError, match="overhead/cpu_integer"):
+        gate(policy, document)
+    result = gate(policy, document, whole=False)
+    assert {entry.id.partition("/")[0] for entry in result.judgements} == {"containment"} and result.exit_code == 0
+    assert any("cpu_integer" in note and "did not measure" in note for note in result.notes)
+    # A glob that is wrong within a scenario that was measured is still an error.
+    wrong = parse_policy('[[limit]]\nmetric = "containment/typo*"\nunit = "ns"\nmax = 1\n', "p.toml")
+    with pytest.raises(PolicyError, match="typo"):
+        gate(wrong, document, whole=False)
+
+
 @pytest.fixture
 def result_raw() -> Raw:
     return synthetic.document(rounds=2, samples=2)
