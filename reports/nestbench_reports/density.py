@@ -86,9 +86,11 @@ class Ramp:
 
     @property
     def most(self) -> int:
-        """The most guests that ran well: the knee where there is an objective."""
+        """The most guests that ran well: the knee where there is an objective, else what the run counted."""
         if self.knee is not None:
             return self.knee.guests
+        if self.end is not None:
+            return self.end.guests
         return max((point.guests for point in self.points), default=0)
 
 

@@ -74,8 +74,7 @@ def _heat(placement: str, cells: Sequence[Cell]) -> Figure:
         ]
         beside = "nobody (null row)" if aggressor == NONE else aggressor
         drawn.append({"label": printable(f"{victim} beside {beside}"), "squares": squares})
-    where = placement.replace("_", " ") or "any CPU"
-    title = f"isol-01, {where}"
+    title = f"isol-01, {say.placement_text(placement)}"
     chart: dict[str, object] = {
         "kind": "heat",
         "rows": drawn,

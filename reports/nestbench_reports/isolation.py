@@ -107,14 +107,15 @@ class Cell:
 class NullRow:
     """False positives: how many ratios of the null row were flagged, corrected and one by one."""
 
-    cells: int
+    cells: int  # that could be flagged: with two rounds or more
+    single: int  # cells of a single round, of which nothing can be said
     flagged: int  # cells with a corrected verdict of hurt or helped
     ratios: int
     beyond: int  # ratios beyond IMPACT at the rate without correction
 
     @property
     def rate(self) -> float:
-        return self.flagged / self.cells
+        return self.flagged / self.cells if self.cells else 0.0
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,14 @@ class Matrix:
 
     @property
     def null(self) -> NullRow | None:
-        judged = [cell for cell in self.cells if cell.is_null and cell.impacts]
-        if not judged:
+        every = [cell for cell in self.cells if cell.is_null and cell.impacts]
+        if not every:
             return None
+        judged = [cell for cell in every if any(impact.ratio.low is not None for impact in cell.impacts)]
         impacts = [impact for cell in judged for impact in cell.impacts]
         flagged = sum(any(i.verdict in (Hurt.HURT, Hurt.HELPED) for i in cell.impacts) for cell in judged)
-        return NullRow(len(judged), flagged, len(impacts), sum(impact.p_value <= FDR for impact in impacts))
+        beyond = sum(impact.p_value <= FDR for impact in impacts)
+        return NullRow(len(judged), len(every) - len(judged), flagged, len(impacts), beyond)
 
 
 Pairs = tuple[list[FloatArray], list[FloatArray]]

@@ -140,7 +140,9 @@ def limit(ramp: Ramp, memory_bytes: float) -> Limit:
     steps = [step for step in ramp.experiment.steps if step.guests > 0]
     good = ramp.knee.guests if ramp.knee is not None else ramp.most
     # The edge: what did not run well; where the next guest could not be had, the last that ran.
-    edge = [step for step in steps if step.guests > good] or [step for step in steps if step.guests == ramp.most]
+    edge = [step for step in steps if step.guests > good] or [
+        step for step in steps if step.guests == max(step.guests for step in steps)
+    ]
     found = [
         *_from_failures(failures),
         *_from_fractions(edge),

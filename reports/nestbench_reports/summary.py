@@ -39,6 +39,7 @@ _OUTCOME_STYLE = {
     Outcome.LACKING: "yellow",
     Outcome.INCONCLUSIVE: "bold yellow",
 }
+MOST_IDS = 4  # that one line of what was not measured names
 # Scenarios whose times stand beside a floor, in the order they are shown.
 FLOORED = {
     "exits": "Exits: cost of leaving the guest",
@@ -174,6 +175,13 @@ def print_summary(console: Console, document: Document, verdict: str, verdict_st
     print_line(console, verdict, verdict_style)
 
 
+def _some_ids(measurements: Sequence[Measurement]) -> str:
+    """The first few; a matrix has hundreds of the same reason, and the report names them all."""
+    names = [entry.id for entry in measurements[:MOST_IDS]]
+    rest = len(measurements) - len(names)
+    return ", ".join(names) + (f" and {rest:,} more" if rest else "")
+
+
 def _print_not_ok(console: Console, document: Document) -> None:
     """Everything that was not measured, with its reason; equal reasons together."""
     bad = sorted((m for m in document.measurements if m.status != OK), key=lambda m: (m.status, m.reason))
@@ -181,7 +189,7 @@ def _print_not_ok(console: Console, document: Document) -> None:
     if bad:
         print_line(console, "Not measured", "bold")
         groups = ((key, list(group)) for key, group in groupby(bad, key=lambda m: (m.status, m.reason)))
-        bullets(console, (f"{key[0]}: {', '.join(m.id for m in group)}: {key[1]}" for key, group in groups))
+        bullets(console, (f"{key[0]}: {_some_ids(group)}: {key[1]}" for key, group in groups))
         console.print()
     if blocked:
         print_line(console, "Cannot run here", "bold")

@@ -89,7 +89,7 @@ def _print_isolation(console: Console, document: Document) -> None:
     substrates = list(dict.fromkeys(sorted((cell.substrate for cell in cells), key=_place)))
     rows: dict[tuple[str, str], dict[str, Cell]] = {}
     for cell in cells:
-        neighbour = f"{say.cell_name(cell)}, {cell.placement.replace('_', ' ')}"
+        neighbour = f"{say.cell_name(cell)}, {say.placement_text(cell.placement)}"
         rows.setdefault((cell.victim, neighbour), {})[cell.substrate] = cell
     shown = {key: row for key, row in rows.items() if len(rows) <= SHORTEST or any(map(_is_telling, row.values()))}
     wide, tiny = console.width >= WIDE, console.width < TINY

@@ -94,7 +94,14 @@ def cell_name(cell: Cell) -> str:
     return "nobody (null row)" if cell.is_null else f"{cell.aggressor} {cell.intensity} %"
 
 
+def placement_text(placement: str) -> str:
+    """`same CPU`"""
+    return placement.replace("_", " ").replace("cpu", "CPU") or "any CPU"
+
+
 def null_text(null: NullRow) -> str:
+    if not null.cells:
+        return f"Null row: {plural(null.single, 'cell')} of a single round each: no verdict that could be false"
     return (
         f"Null row: {null.flagged} of {plural(null.cells, 'cell')} with an idle neighbour flagged"
         f" ({percent(null.rate) if null.flagged else '0 %'} false positives; {null.beyond} of"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nestbench_reports import attribution, containment, isolation, metrics
+from nestbench_reports import attribution, containment, isolation, metrics, tenant_text
 from nestbench_reports.compare import compare
 from nestbench_reports.isolation import Hurt
 from nestbench_reports.load import parse
@@ -87,6 +87,12 @@ def test_small_and_certain_is_unhurt_and_one_round_is_not_settled() -> None:
     (single,) = cells(("cpu_hog", 100, 3.0), rounds=1).cells
     assert single.verdict is Hurt.NOT_SETTLED
     assert single.isol_01 is not None and single.isol_01.low is None
+
+
+def test_a_null_row_of_single_rounds_claims_no_rate_of_false_positives() -> None:
+    null = cells(("none", 0, 1.0), ("none", 1, 1.0), rounds=1).null
+    assert null is not None and (null.cells, null.single, null.flagged) == (0, 2, 0)
+    assert "no verdict" in tenant_text.null_text(null) and "0 %" not in tenant_text.null_text(null)
 
 
 def test_a_victim_that_starves_is_hurt_and_keeps_nothing() -> None:

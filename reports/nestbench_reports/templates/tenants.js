@@ -95,7 +95,7 @@ const tenantCharts = (tools) => {
 
   const stack = (figure, t, width) => {
     const rows = figure.rows;
-    const most = Math.max(...rows.map((row) => row.total), 1);
+    const most = Math.max(...rows.map((row) => Math.max(row.total, row.parts.reduce((sum, part) => sum + (part ?? 0), 0))), 1);
     // Round ticks in powers of two: bytes are read so.
     const step = 2 ** Math.ceil(Math.log2(most / (width < NARROW ? 3 : 6)));
     const ticks = Array.from({ length: Math.floor(most / step) + 1 }, (_, index) => index * step);
