@@ -1,8 +1,9 @@
 // nestbench_density_floor: what it costs to start many VMs, each in a process of its own, with nothing around them.
 //
-// For each guest: fork(); the child makes a VM, one memory slot and a vCPU in raw ioctls, runs a guest of one
-// instruction to its first exit, says so in a pipe and sleeps. Then everything is killed. One JSON object on one line
-// of standard output:
+// For each guest: fork(); the child makes a VM, its memory slots and a vCPU in raw ioctls, runs the guest to its first
+// exit, says so in a pipe and sleeps. With --image it is the guest that nestbench makes (64-bit, CPL3, page tables,
+// that payload and an arena), else the least that KVM runs: one slot, one instruction in real mode. Then everything is
+// killed. One JSON object on one line of standard output:
 //
 //   guests                  how many were alive at once
 //   seconds, guests_per_s   from the first fork to the last guest's first exit
@@ -29,6 +30,7 @@
 #include <memory>
 #include <vector>
 
+#include "nestbench/floor/raw_user_vm.h"
 #include "nestbench/floor/raw_vm.h"
 
 namespace nestbench::floor {
@@ -46,6 +48,7 @@ struct Options {
   uint64_t guests = 100;
   uint64_t guest_ram_bytes = 4 << 20;
   uint64_t parallel = 1;
+  const char* image = nullptr;
 };
 
 // What a child says, once. Smaller than PIPE_BUF, so that it arrives whole.
@@ -86,7 +89,7 @@ uint64_t UnusedBytes() {
   fprintf(stderr,
           "nestbench_density_floor: %s%s%s\n"
           "usage: nestbench_density_floor [--guests 1..%llu] [--guest-ram-bytes multiple of 4096, to 2^40] [--parallel "
-          "1..%llu]\n",
+          "1..%llu] [--image ELF]\n",
           complaint, value == nullptr ? "" : ": ", value == nullptr ? "" : value,
           static_cast<unsigned long long>(kMostGuests), static_cast<unsigned long long>(kMostParallel));
   exit(2);
@@ -105,6 +108,7 @@ Options Parse(int argc, char** argv) {
   const option flags[] = {{"guests", required_argument, nullptr, 'g'},
                           {"guest-ram-bytes", required_argument, nullptr, 'm'},
                           {"parallel", required_argument, nullptr, 'p'},
+                          {"image", required_argument, nullptr, 'i'},
                           {nullptr, 0, nullptr, 0}};
   Options options;
   opterr = 0;
@@ -115,6 +119,8 @@ Options Parse(int argc, char** argv) {
       options.guest_ram_bytes =
           ParseNumber("--guest-ram-bytes is out of range", optarg, kPageBytes, kMostGuestRamBytes);
       if (options.guest_ram_bytes % kPageBytes != 0) Usage("--guest-ram-bytes is no multiple of 4096", optarg);
+    } else if (flag == 'i') {
+      options.image = optarg;
     } else if (flag == 'p') {
       options.parallel = ParseNumber("--parallel is out of range", optarg, 1, kMostParallel);
     } else {
@@ -125,12 +131,56 @@ Options Parse(int argc, char** argv) {
   return options;
 }
 
+// What the guests share, read before the first fork.
+struct Payload {
+  std::vector<std::byte> image;
+  std::unique_ptr<RawCpuid> cpuid;
+};
+
+// False when there is none to be read.
+bool ReadPayload(const RawKvm& kvm, const char* path, Payload& payload) {
+  FILE* file = fopen(path, "rbe");
+  if (file == nullptr) return false;
+  std::byte block[65536];
+  for (size_t got = 0; (got = fread(block, 1, sizeof(block), file)) > 0;) {
+    payload.image.insert(payload.image.end(), block, block + got);
+  }
+  fclose(file);
+  payload.cpuid = std::make_unique<RawCpuid>(kvm);
+  return !payload.image.empty();
+}
+
+// Its first command is the empty one: it rings at once.
+bool RunsToDoorbell(RawUserVm& vm) {
+  abi::MailboxRequest request = {};
+  request.magic = abi::kMailboxMagic;
+  request.version = abi::kMailboxVersion;
+  request.doorbell = abi::Doorbell::kPort;
+  request.sequence = 1;
+  request.iterations = 1;
+  vm.WriteRequest(request);
+  return vm.RunToDoorbellPort();
+}
+
 // In the child. Never returns: the guest is there until the process is killed.
-[[noreturn]] void LiveAsGuest(const RawKvm& kvm, const Options& options, int pipe_fd, pid_t parent) {
+[[noreturn]] void LiveAsGuest(const RawKvm& kvm, const Options& options, const Payload& payload, int pipe_fd,
+                              pid_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(1);  // it died before the line above
   News news;
+  const auto tell = [&news, pipe_fd](bool has_run, const RawVm& vm) {
+    if (!has_run) {
+      news.error_number = EIO;
+      snprintf(news.call, sizeof(news.call), "KVM_RUN: %s", vm.DescribeLastExit().c_str());
+    }
+    if (write(pipe_fd, &news, sizeof(news)) != static_cast<ssize_t>(sizeof(news)) || news.error_number != 0) _exit(1);
+    for (;;) pause();
+  };
   try {
+    if (payload.cpuid) {
+      RawUserVm user(kvm, *payload.cpuid, payload.image, options.guest_ram_bytes);
+      tell(RunsToDoorbell(user), user.vm());
+    }
     RawVm vm(kvm);
     std::byte* memory = vm.AddMemory(0, kEntry, options.guest_ram_bytes);
     // mov dx, kPort; out dx, eax; jmp to itself
@@ -138,12 +188,7 @@ Options Parse(int argc, char** argv) {
     memcpy(memory, code, sizeof(code));
     vm.CreateVcpu();
     vm.EnterRealMode(kEntry);
-    if (!vm.RunToPortWrite(kPort)) {
-      news.error_number = EIO;
-      snprintf(news.call, sizeof(news.call), "KVM_RUN: %s", vm.DescribeLastExit().c_str());
-    }
-    if (write(pipe_fd, &news, sizeof(news)) != static_cast<ssize_t>(sizeof(news)) || news.error_number != 0) _exit(1);
-    for (;;) pause();
+    tell(vm.RunToPortWrite(kPort), vm);
   } catch (const RawError& error) {
     news.error_number = error.error_number();
     snprintf(news.call, sizeof(news.call), "%s", error.what());
@@ -154,7 +199,8 @@ Options Parse(int argc, char** argv) {
 
 class Floor {
  public:
-  Floor(const RawKvm& kvm, const Options& options) : kvm_(kvm), options_(options) {}
+  Floor(const RawKvm& kvm, const Options& options, const Payload& payload)
+      : kvm_(kvm), options_(options), payload_(payload) {}
 
   // False when a pipe cannot be had.
   bool Open() { return pipe(pipe_) == 0; }
@@ -165,7 +211,7 @@ class Floor {
     while (failure_.error_number == 0 && ready_ < options_.guests) {
       if (pids_.size() < options_.guests && pids_.size() - ready_ < options_.parallel) {
         const pid_t pid = fork();
-        if (pid == 0) LiveAsGuest(kvm_, options_, pipe_[1], self);
+        if (pid == 0) LiveAsGuest(kvm_, options_, payload_, pipe_[1], self);
         if (pid < 0) {
           Fail("fork", errno);
         } else {
@@ -215,6 +261,7 @@ class Floor {
 
   const RawKvm& kvm_;
   const Options options_;
+  const Payload& payload_;
   int pipe_[2] = {-1, -1};
   std::vector<pid_t> pids_;
   uint64_t ready_ = 0;
@@ -230,7 +277,11 @@ int Main(int argc, char** argv) {
     fprintf(stderr, "nestbench_density_floor: unsupported: %s\n", error.what());
     return 5;
   }
-  Floor floor(*kvm, options);
+  Payload payload;
+  if (options.image != nullptr && !ReadPayload(*kvm, options.image, payload)) {
+    Usage("--image cannot be read", options.image);
+  }
+  Floor floor(*kvm, options, payload);
   if (!floor.Open()) {
     perror("nestbench_density_floor: pipe");
     return 1;

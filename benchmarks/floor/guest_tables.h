@@ -18,7 +18,7 @@ inline constexpr std::uint64_t kKernelStackBase = 0x8000;
 inline constexpr std::uint64_t kKernelStackBytes = 0x8000;
 inline constexpr std::uint64_t kFaultStackBase = 0x10000;
 inline constexpr std::uint64_t kFaultStackBytes = 0x2000;
-inline constexpr std::uint64_t kPageTablesBase = 0x20'0000;
+inline constexpr std::uint64_t kPageTablesBase = 0x2'0000;
 
 inline constexpr std::uint16_t kUserDataSelector = 0x1B;
 inline constexpr std::uint16_t kUserCodeSelector = 0x23;

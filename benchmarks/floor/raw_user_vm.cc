@@ -18,6 +18,12 @@ constexpr std::uint64_t RoundUpToPage(std::uint64_t value) {
   return (value + abi::kPageBytes - 1) / abi::kPageBytes * abi::kPageBytes;
 }
 
+// Page tables, in the order of GuestTables: no more than an arena of this size needs.
+std::uint64_t SupervisorBytes(std::uint64_t arena_bytes) {
+  constexpr std::uint64_t kTables = 32;
+  return kPageTablesBase + (kTables + arena_bytes / abi::kLargePageBytes) * abi::kPageBytes;
+}
+
 kvm_segment FlatSegment(std::uint16_t selector, std::uint8_t type, bool code) {
   kvm_segment segment = {};
   segment.limit = 0xFFFF'FFFF;
@@ -34,7 +40,16 @@ kvm_segment FlatSegment(std::uint16_t selector, std::uint8_t type, bool code) {
 
 }  // namespace
 
-RawUserVm::RawUserVm(const RawKvm& kvm, std::span<const std::byte> image) : vm_(kvm) {
+RawCpuid::RawCpuid(const RawKvm& kvm) {
+  constexpr std::uint32_t kMaxLeaves = 128;
+  words_.resize((sizeof(kvm_cpuid2) + kMaxLeaves * sizeof(kvm_cpuid_entry2)) / sizeof(std::uint64_t));
+  get()->nent = kMaxLeaves;
+  RawIoctl(kvm.fd(), KVM_GET_SUPPORTED_CPUID, get(), "KVM_GET_SUPPORTED_CPUID");
+}
+
+RawUserVm::RawUserVm(const RawKvm& kvm, const RawCpuid& cpuid, std::span<const std::byte> image,
+                     std::uint64_t arena_bytes)
+    : vm_(kvm) {
   Elf64_Ehdr header = {};
   if (image.size() < sizeof(header) || std::memcmp(image.data(), ELFMAG, SELFMAG) != 0) {
     throw RawError("load image: not an ELF file", EINVAL);
@@ -46,7 +61,7 @@ RawUserVm::RawUserVm(const RawKvm& kvm, std::span<const std::byte> image) : vm_(
   std::uint64_t end = abi::kImageBase;
   for (const Elf64_Phdr& segment : segments) end = std::max(end, segment.p_vaddr + segment.p_memsz);
 
-  GuestTables tables(vm_.AddMemory(0, abi::kSupervisorBase, abi::kSupervisorBytes));
+  GuestTables tables(vm_.AddMemory(0, abi::kSupervisorBase, SupervisorBytes(arena_bytes)));
   mailbox_ = vm_.AddMemory(1, abi::kMailboxBase, abi::kStackTop - abi::kMailboxBase);
   std::byte* loaded = vm_.AddMemory(2, abi::kImageBase, RoundUpToPage(end - abi::kImageBase));
   tables.Write();
@@ -55,17 +70,16 @@ RawUserVm::RawUserVm(const RawKvm& kvm, std::span<const std::byte> image) : vm_(
     tables.MapUser(segment.p_vaddr, RoundUpToPage(segment.p_memsz), (segment.p_flags & PF_W) != 0,
                    (segment.p_flags & PF_X) != 0);
   }
+  if (arena_bytes != 0) {
+    vm_.AddMemory(3, abi::kArenaBase, arena_bytes);
+    tables.MapUser(abi::kArenaBase, arena_bytes, true, false);
+  }
   vm_.CreateVcpu();
-  EnterUserMode(header.e_entry, SetUpFeatures(kvm));
+  EnterUserMode(header.e_entry, SetUpFeatures(cpuid));
 }
 
-bool RawUserVm::SetUpFeatures(const RawKvm& kvm) {
-  constexpr std::uint32_t kMaxLeaves = 128;
-  std::vector<std::uint64_t> buffer((sizeof(kvm_cpuid2) + kMaxLeaves * sizeof(kvm_cpuid_entry2)) /
-                                    sizeof(std::uint64_t));
-  auto* cpuid = reinterpret_cast<kvm_cpuid2*>(buffer.data());
-  cpuid->nent = kMaxLeaves;
-  RawIoctl(kvm.fd(), KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID");
+bool RawUserVm::SetUpFeatures(const RawCpuid& supported) {
+  kvm_cpuid2* cpuid = supported.get();
   RawIoctl(vm_.vcpu_fd(), KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2");
   kvm_xcrs xcrs = {};
   xcrs.nr_xcrs = 1;

@@ -17,6 +17,7 @@
 
 #include "experiment.h"
 #include "nestbench/result/id.h"
+#include "nestbench/result/json.h"
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/run_context.h"
 #include "nestbench/tenants/latency_histogram.h"
@@ -36,6 +37,7 @@ constexpr std::uint64_t kMiB = 1ULL << 20;
 constexpr double kKeepsUp = 0.95;  // of the offered throughput
 constexpr std::size_t kStartsInFlight = 4;
 constexpr auto kStartLimit = 30s;
+constexpr auto kFloorLimit = 120s;
 constexpr auto kSettle = 300ms;  // after a change of the number, before measuring
 constexpr auto kReportLimit = 20s;
 
@@ -94,7 +96,7 @@ struct Plan {
 
 Plan PlanOf(const RunContext& context) {
   if (context.taste)
-    return {.max_steady = 8, .max_memory = 0, .idle = 64, .step = 700ms, .bisections = 0, .repetitions = 1};
+    return {.max_steady = 8, .max_memory = 0, .idle = 200, .step = 700ms, .bisections = 0, .repetitions = 1};
   switch (context.profile) {
     case workloads::Profile::kQuick:
       return {.max_steady = 128, .max_memory = 16, .idle = 500, .step = 1s, .bisections = 2, .repetitions = 1};
@@ -185,6 +187,11 @@ class Ramp {
     if (job_.kind == Kind::kSteady) {
       if (auto calibrated = Calibrate(); !calibrated) return calibrated;
     }
+    has_floor_ = job_.kind == Kind::kIdle && job_.substrate == TenantSubstrate::kVm;
+    if (has_floor_) {
+      if (auto measured = MeasureFloor(); !measured || StopSignal() != 0) return measured;
+      experiment_.RestartMemoryTotal();
+    }
     auto done = job_.kind == Kind::kIdle ? StepTo(max_, 0) : Climb();
     if (!done) return done;
     return Finish();
@@ -194,6 +201,51 @@ class Ramp {
   static constexpr std::uint32_t kMostZones = 100;  // each is three processes and a set of namespaces
 
   [[nodiscard]] std::uint64_t SloNs() const { return context_.density.slo_p99_ns; }
+
+  // The floor of the same number of guests with the same memory, directly before ours: a program of raw ioctls.
+  result::Result<void> MeasureFloor() {
+    const auto announce = [&](std::string_view workload, result::Params params, std::string_view unit,
+                              result::Direction direction) {
+      params["guests"] = static_cast<std::int64_t>(max_);
+      params["load"] = std::string("idle");
+      return MeasurementName{.scenario = "density",
+                             .workload = std::string(workload),
+                             .substrate = "floor",
+                             .params = std::move(params),
+                             .unit = std::string(unit),
+                             .direction = direction};
+    };
+    const MeasurementName memory =
+        announce("memory_per_guest", {{"part", std::string("total")}}, "bytes", result::Direction::kLower);
+    const MeasurementName rate = announce("start_rate", {}, "guests/s", result::Direction::kHigher);
+    auto child = RunChild(
+        context_.installation.density_floor_program,
+        {"--guests", std::to_string(max_), "--guest-ram-bytes", std::to_string(load_.arena_bytes), "--parallel",
+         std::to_string(kStartsInFlight), "--image", (context_.installation.images / "cpu_integer.elf").string()},
+        "", kFloorLimit);
+    if (child && child->interrupted) return {};
+    std::string failure = child ? "" : child.error().ToString();
+    if (child && child->exit_code != 0) failure = child->Describe();
+    if (failure.empty()) {
+      auto said = result::ParseJson(child->output, "the density floor's output");
+      const auto number = [&](const char* key) {
+        return said && said->is_object() && said->contains(key) && (*said)[key].is_number() ? (*said)[key].get<double>()
+                                                                                            : -1;
+      };
+      if (number("guests_per_s") > 0 && number("memory_per_guest_bytes") > 0) {
+        if (auto added = experiment_.AddSamples(memory, 0, 0, result::Arm::kA, {number("memory_per_guest_bytes")});
+            !added) {
+          return added;
+        }
+        return experiment_.AddSamples(rate, 0, 0, result::Arm::kA, {number("guests_per_s")});
+      }
+      failure = "the density floor said: " + child->output.substr(0, 200);
+    }
+    for (const MeasurementName& name : {memory, rate}) {
+      if (auto added = experiment_.AddStatus(name, result::Status::kError, failure); !added) return added;
+    }
+    return {};
+  }
 
   result::Result<void> Announce() {
     result::Experiment experiment;
@@ -289,9 +341,10 @@ class Ramp {
         running_.push_back(id);
         start_ns_.push_back(tenant.ready_ns - tenant.asked_ns);
         ++started_;
-      } else if (!failure_) {
-        failure_ = experiment_.FailureOf(id);
+        continue;
       }
+      if (!failure_) failure_ = experiment_.FailureOf(id);
+      (void)experiment_.Remove({id});
     }
   }
 
@@ -303,10 +356,14 @@ class Ramp {
   }
 
   void DropEnded() {
+    std::vector<TenantId> ended;
     for (const TenantId id : running_) {
-      if (!failure_ && fleet_.Get(id).phase == Phase::kEnded) failure_ = experiment_.FailureOf(id);
+      if (fleet_.Get(id).phase != Phase::kEnded) continue;
+      if (!failure_) failure_ = experiment_.FailureOf(id);
+      ended.push_back(id);
     }
     std::erase_if(running_, [this](TenantId id) { return fleet_.Get(id).phase == Phase::kEnded; });
+    (void)experiment_.Remove(ended);
   }
 
   result::Result<void> StepTo(std::uint32_t guests, std::uint32_t repetition) {
@@ -317,10 +374,12 @@ class Ramp {
     if (running_.size() > guests) {
       if (auto stopped = StopSome(static_cast<std::uint32_t>(running_.size()) - guests); !stopped) return stopped;
     }
-    if (running_.size() < guests) StartMore(guests - static_cast<std::uint32_t>(running_.size()));
+    if (running_.size() < guests) {
+      const auto missing = guests - static_cast<std::uint32_t>(running_.size());
+      job_.kind == Kind::kMemory ? HoldMore(missing) : StartMore(missing);
+    }
     if (StopSignal() != 0) return {};
     if (job_.kind == Kind::kSteady) SetLoads();
-    if (job_.kind == Kind::kMemory) HoldAll();
     if (auto done = MeasureStep(repetition); !done) return done;
     if (!failure_) return {};
     exhausted_ = true;
@@ -339,17 +398,23 @@ class Ramp {
     }
   }
 
-  // One after the other, so that the number at which memory gave out is known.
-  void HoldAll() {
-    for (const TenantId id : running_) {
-      if (fleet_.Get(id).heartbeat.requests == 0 && !held_.contains(id)) {
-        fleet_.SetLoad(id, experiment_.loader().MakeLoad(load_, 100, 0));
-        (void)fleet_.Report({id}, false, false, kReportLimit);
-        held_.insert(id);
-        if (fleet_.Get(id).phase == Phase::kEnded) break;
-      }
+  // Starts one at a time and lets it take its memory, so that the number at which memory gave out is known.
+  void HoldMore(std::uint32_t count) {
+    std::vector<std::uint64_t> start_ns;
+    std::uint64_t elapsed_ns = 0;
+    std::uint32_t started = 0;
+    for (; started < count && !failure_ && StopSignal() == 0; ++started) {
+      StartMore(1);
+      if (failure_) break;
+      start_ns.insert(start_ns.end(), start_ns_.begin(), start_ns_.end());
+      elapsed_ns += start_elapsed_ns_;
+      fleet_.SetLoad(running_.back(), experiment_.loader().MakeLoad(load_, 100, 0));
+      (void)fleet_.Report({running_.back()}, false, false, kReportLimit);
+      DropEnded();
     }
-    DropEnded();
+    start_ns_ = std::move(start_ns);
+    start_elapsed_ns_ = elapsed_ns;
+    started_ = started;
   }
 
   result::Result<void> MeasureStep(std::uint32_t repetition) {
@@ -394,7 +459,7 @@ class Ramp {
     if (wrong != 0) failure_ = TenantFailure{"wrong_result", fmt::format("{} answers with a wrong checksum", wrong)};
 
     const auto [totals, p99] = ByWindow(begin_ns, end_ns);
-    const json memory = experiment_.MemoryPerGuest(running_);
+    const json memory = experiment_.MemoryPerGuest(running_, job_.kind == Kind::kIdle);
     json record = {{"kind", "step"},
                    {"guests", running_.size()},
                    {"repetition", repetition},
@@ -412,6 +477,14 @@ class Ramp {
                    {"host", std::move(host)}};
     if (auto added = journal_.AddRecord(job_.Id(), std::move(record)); !added) return added;
     return AddMeasurements(repetition, totals, memory);
+  }
+
+  // Of the floor that was measured for this; empty where there is none.
+  [[nodiscard]] std::string FloorId(std::string_view workload, const result::Params& params) const {
+    const auto part = params.find("part");
+    const bool is_total = part == params.end() || part->second == result::ParamValue("total");
+    if (!has_floor_ || !is_total || running_.size() != max_) return {};
+    return result::MakeId("density", workload, params, "floor").value_or("");
   }
 
   [[nodiscard]] double StartRate() const {
@@ -456,12 +529,14 @@ class Ramp {
                          result::Direction direction, std::vector<double> samples) {
       params["guests"] = guests;
       params["load"] = load;
+      std::string floor_id = FloorId(workload, params);
       return experiment_.AddSamples({.scenario = "density",
                                      .workload = std::string(workload),
                                      .substrate = substrate_,
                                      .params = std::move(params),
                                      .unit = std::string(unit),
-                                     .direction = direction},
+                                     .direction = direction,
+                                     .floor_id = std::move(floor_id)},
                                     repetition, 0, result::Arm::kA, std::move(samples));
     };
     using result::Direction;
@@ -515,7 +590,6 @@ class Ramp {
   std::uint32_t max_ = 0;
   std::uint64_t service_ns_ = 0;
   std::vector<TenantId> running_;
-  std::set<TenantId> held_;
   std::set<std::pair<std::int64_t, std::uint32_t>> measured_;  // guests and repetition
   std::vector<std::uint64_t> start_ns_;
   std::uint64_t start_elapsed_ns_ = 0;
@@ -523,6 +597,7 @@ class Ramp {
   Step last_;
   std::optional<TenantFailure> failure_;
   bool exhausted_ = false;
+  bool has_floor_ = false;
   std::string reason_ = "max";
   std::uint32_t guests_ok_ = 0;
 };

@@ -6,9 +6,6 @@
 #include <sys/wait.h>
 
 #include <algorithm>
-#include <cinttypes>
-#include <cstdio>
-#include <fstream>
 #include <utility>
 
 #include "nestbench/result/id.h"
@@ -30,41 +27,6 @@ constexpr auto kReadyLimit = 10s;
 constexpr auto kRemoveLimit = 30s;
 constexpr std::chrono::nanoseconds kPollStep = 50ms;  // how soon a stop request is seen
 
-// Of a process, by /proc/<pid>/smaps (proc(5)).
-struct MemorySplit {
-  std::uint64_t range_bytes = 0;  // resident in the range asked for
-  std::uint64_t pss_bytes = 0;    // of the whole process, that range included
-};
-
-std::optional<MemorySplit> ReadMemorySplit(pid_t pid, std::uint64_t base, std::uint64_t size_bytes) {
-  std::ifstream file(fmt::format("/proc/{}/smaps", pid));
-  MemorySplit split;
-  bool inside = false;
-  bool any = false;
-  for (std::string line; std::getline(file, line);) {
-    std::uint64_t first = 0;
-    std::uint64_t second = 0;
-    char key[64] = {};
-    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " ", &first, &second) == 2) {
-      inside = size_bytes != 0 && first < base + size_bytes && second > base;
-      any = true;
-    } else if (std::sscanf(line.c_str(), "%63[^:]: %" SCNu64 " kB", key, &first) == 2) {
-      if (std::string_view(key) == "Rss" && inside) split.range_bytes += first << 10;
-      if (std::string_view(key) == "Pss") split.pss_bytes += first << 10;
-    }
-  }
-  return any ? std::optional(split) : std::nullopt;
-}
-
-std::optional<std::uint64_t> AvailableBytes() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);) {
-    std::uint64_t kib = 0;
-    if (std::sscanf(line.c_str(), "MemAvailable: %" SCNu64 " kB", &kib) == 1) return kib << 10;
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 std::string ErrnoName(int error_number) {
@@ -85,9 +47,12 @@ TenantExperiment::TenantExperiment(const RunContext& context, result::Journal& j
     : context_(context), journal_(journal), fleet_(std::move(fleet)), loader_(context, *fleet_) {
   fleet_->SetPlacement([this](const Tenant& tenant) { return Place(tenant); });
   if (context.zone) fleet_->SetZoneCommand(context.zone);
+  if (context.cgroups != nullptr) (void)context.cgroups->Add(fleet_->zygote_pid());  // Place() says what fails
   fleet_->Poll(100ms);  // the zygote loads what tenants share: no tenant's memory
-  available_at_start_bytes_ = AvailableBytes().value_or(0);
+  RestartMemoryTotal();
 }
+
+void TenantExperiment::RestartMemoryTotal() { memory_.emplace(tenancy::MemoryAccount::Begin()); }
 
 TenantExperiment::~TenantExperiment() {
   fleet_->Shutdown();
@@ -131,7 +96,8 @@ vmm::Result<> TenantExperiment::Place(const Tenant& tenant) {
   const bool has_limits =
       found != load_of_.end() && (found->second.memory_limit_bytes != 0 || found->second.process_limit != 0);
   const bool is_idle = found != load_of_.end() && found->second.activity == tenants::Activity::kNone;
-  if (is_idle && !has_limits) return context_.cgroups->Add(tenant.pid);
+  // The zygote's children are born in the group of the run.
+  if (is_idle && !has_limits) return tenant.in_zone ? context_.cgroups->Add(tenant.pid) : vmm::Result<>{};
   tenancy::CgroupLimits limits;
   if (has_limits && found->second.memory_limit_bytes != 0) limits.memory_bytes = found->second.memory_limit_bytes;
   if (has_limits && found->second.process_limit != 0) limits.pids = found->second.process_limit;
@@ -232,38 +198,26 @@ json TenantExperiment::EndEvidence() {
   return host;
 }
 
-// Guest RAM is the tenant's arena as the kernel has it resident (smaps); what else its process has is the VMM's private
-// memory (its share of pages that the zygote's children still share, "Pss"). The kernel's part is what MemAvailable has
-// lost beyond both: page tables, KVM's structures, stacks. Processes are sampled, the host is read whole.
-json TenantExperiment::MemoryPerGuest(const std::vector<TenantId>& ids) {
-  constexpr std::size_t kSampled = 16;
+// Guest RAM is the tenant's arena; what else its guest has (tables, mailbox, stack, image) counts as its VMM's.
+json TenantExperiment::MemoryPerGuest(const std::vector<TenantId>& ids, bool by_host) {
   json memory = {{"total_bytes", nullptr},
                  {"guest_ram_bytes", nullptr},
                  {"vmm_private_bytes", nullptr},
                  {"kernel_bytes", nullptr}};
-  if (ids.empty()) return memory;
-  double guest_ram = 0;
-  double process = 0;
-  std::size_t sampled = 0;
-  const std::size_t step = std::max<std::size_t>(ids.size() / kSampled, 1);
-  for (std::size_t i = 0; i < ids.size() && sampled < kSampled; i += step) {
-    const Tenant& tenant = fleet_->Get(ids[i]);
-    const auto split = ReadMemorySplit(tenant.pid, tenant.ready.memory_base, tenant.ready.memory_bytes);
-    if (!split) continue;
-    guest_ram += static_cast<double>(split->range_bytes);
-    process += static_cast<double>(split->pss_bytes);
-    ++sampled;
+  std::vector<tenancy::GuestProcess> guests;
+  for (const TenantId id : ids) {
+    const Tenant& tenant = fleet_->Get(id);
+    guests.push_back({.pid = tenant.pid, .guest_ram = {{tenant.ready.memory_base, tenant.ready.memory_bytes}}});
   }
-  const auto available = AvailableBytes();
-  if (sampled == 0 || !available) return memory;
-  guest_ram /= static_cast<double>(sampled);
-  process /= static_cast<double>(sampled);
-  const double total = std::max(0.0, static_cast<double>(available_at_start_bytes_) - static_cast<double>(*available)) /
-                       static_cast<double>(ids.size());
+  const auto per_guest = memory_->PerGuest(guests);
+  if (!per_guest) return memory;
+  const auto charged = by_host || context_.cgroups == nullptr ? std::nullopt : context_.cgroups->MemoryUsageBytes();
+  const double total =
+      charged ? static_cast<double>(*charged) / static_cast<double>(ids.size()) : per_guest->total_bytes;
   memory["total_bytes"] = total;
-  memory["guest_ram_bytes"] = guest_ram;
-  memory["vmm_private_bytes"] = std::max(0.0, process - guest_ram);
-  memory["kernel_bytes"] = std::max(0.0, total - process);
+  memory["guest_ram_bytes"] = per_guest->guest_ram_bytes;
+  memory["vmm_private_bytes"] = per_guest->vmm_private_bytes;
+  memory["kernel_bytes"] = std::max(0.0, total - per_guest->guest_ram_bytes - per_guest->vmm_private_bytes);
   return memory;
 }
 

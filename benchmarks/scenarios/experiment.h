@@ -19,6 +19,7 @@
 #include "nestbench/tenancy/cgroup.h"
 #include "nestbench/tenancy/fleet.h"
 #include "nestbench/tenancy/host_load.h"
+#include "nestbench/tenancy/process_accounting.h"
 #include "tenant_loads.h"
 
 namespace nestbench::scenarios {
@@ -83,7 +84,12 @@ class TenantExperiment {
   nlohmann::json EndEvidence();
 
   // `step.memory`: bytes for each of these tenants, split by whose they are. Null where it cannot be told.
-  nlohmann::json MemoryPerGuest(const std::vector<tenancy::TenantId>& ids);
+  // The total is what the run's cgroup is charged with; with `by_host`, or where there is no cgroup, what MemAvailable
+  // has lost since the start: all of it, but everyone else's as well.
+  nlohmann::json MemoryPerGuest(const std::vector<tenancy::TenantId>& ids, bool by_host);
+
+  // Counts the memory that is free now as that before the first tenant.
+  void RestartMemoryTotal();
 
   // {layout, own, missing[]}.
   [[nodiscard]] nlohmann::json CgroupsJson() const;
@@ -116,7 +122,7 @@ class TenantExperiment {
   std::uint64_t run_oom_kills_ = 0;
   std::uint64_t throttled_ns_ = 0;
   std::uint64_t evidence_begin_ns_ = 0;
-  std::uint64_t available_at_start_bytes_ = 0;  // MemAvailable before the first tenant
+  std::optional<tenancy::MemoryAccount> memory_;  // since before the first tenant
   std::optional<tenancy::HostLoad> host_;
 };
 

@@ -21,8 +21,17 @@ inline constexpr std::uint64_t kStackBase = 0x8000;
 inline constexpr std::uint64_t kStackBytes = 0x8000;
 inline constexpr std::uint64_t kFaultStackBase = 0x10000;  // for #DF, through the interrupt stack table
 inline constexpr std::uint64_t kFaultStackBytes = 0x2000;
-inline constexpr std::uint64_t kPageTablesBase = 0x20'0000;
-inline constexpr std::uint64_t kPageTablesBytes = abi::kSupervisorBytes - kPageTablesBase;
+inline constexpr std::uint64_t kPageTablesBase = 0x2'0000;
+
+// Page tables that an arena of so many bytes needs at most: the root, four gigabytes of directories, and a table for
+// each 2 MiB of the fixed ranges and, in small pages, of the arena. No more memory than that stands behind the
+// supervisor area: KVM keeps a record of every page of a slot, touched or not.
+constexpr std::uint64_t PageTablesBytes(std::uint64_t arena_bytes) {
+  constexpr std::uint64_t kUpperLevels = 2 + 4;
+  constexpr std::uint64_t kFixedRanges = 3 + abi::kImageMaxBytes / abi::kLargePageBytes;  // supervisor, stack, MMIO, image
+  return (kUpperLevels + kFixedRanges + arena_bytes / abi::kLargePageBytes + 1) * abi::kPageBytes;
+}
+static_assert(kPageTablesBase + PageTablesBytes(abi::kArenaMaxBytes) <= abi::kSupervisorBytes);
 
 // Selectors of the GDT. AMD APM, section "Segment Selectors"; the low two bits are the privilege level.
 inline constexpr std::uint16_t kKernelCodeSelector = 0x08;

@@ -55,7 +55,7 @@ Result<void> LoadSegments(const GuestMemory& memory, const ElfImage& image) {
 Result<GuestPhysAddr> WritePageTables(const GuestMemory& memory, const ElfImage& image, std::uint64_t arena_bytes,
                                       std::uint64_t guest_page_bytes) {
   auto builder =
-      PageTableBuilder::Create(memory, {GuestPhysAddr(internal::kPageTablesBase), internal::kPageTablesBytes});
+      PageTableBuilder::Create(memory, {GuestPhysAddr(internal::kPageTablesBase), internal::PageTablesBytes(arena_bytes)});
   if (!builder) return Fail(std::move(builder.error()));
   struct Mapping {
     std::uint64_t start;
@@ -92,8 +92,8 @@ Result<GuestPhysAddr> WritePageTables(const GuestMemory& memory, const ElfImage&
 }
 
 // CPUID as the host supports it, and XCR0 so that AVX and AVX-512 work. Returns whether there is XSAVE.
-Result<bool> SetUpFeatures(const KvmDevice& device, Vcpu& vcpu) {
-  auto policy = device.SupportedCpuid();
+Result<bool> SetUpFeatures(const KvmDevice& device, const CpuidPolicy* known, Vcpu& vcpu) {
+  auto policy = known != nullptr ? Result<CpuidPolicy>(*known) : device.SupportedCpuid();
   if (!policy) return Fail(std::move(policy.error()));
   policy->SetTopology(vcpu.id(), 1);
   if (auto set = vcpu.SetCpuid(*policy); !set) return Fail(std::move(set.error()));
@@ -146,7 +146,8 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
   const auto add = [&vm](std::uint64_t start, std::uint64_t size_bytes, Backing backing) {
     return AddRegion(*vm, {GuestPhysAddr(start), size_bytes}, backing);
   };
-  if (auto region = add(abi::kSupervisorBase, abi::kSupervisorBytes, Backing::kSmallPages); !region) {
+  if (auto region = add(abi::kSupervisorBase, internal::kPageTablesBase + internal::PageTablesBytes(arena_bytes),
+                        Backing::kSmallPages); !region) {
     return Fail(std::move(region.error()));
   }
   auto low = add(abi::kMailboxBase, abi::kStackTop - abi::kMailboxBase, Backing::kSmallPages);
@@ -170,7 +171,7 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
 
   auto vcpu = Vcpu::Create(*vm, abi::VcpuId{0});
   if (!vcpu) return Fail(std::move(vcpu.error()));
-  auto has_xsave = SetUpFeatures(device, *vcpu);
+  auto has_xsave = SetUpFeatures(device, options.cpuid, *vcpu);
   if (!has_xsave) return Fail(std::move(has_xsave.error()));
   if (auto entered = internal::EnterUserMode(*vcpu, *root, image->entry(), *has_xsave); !entered) {
     return Fail(std::move(entered.error()));

@@ -83,10 +83,13 @@ Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
   machine_options.arena_backing =
       options.host_page_bytes == abi::kLargePageBytes ? Backing::kTransparentHuge : Backing::kSmallPages;
   machine_options.guest_page_bytes = options.guest_page_bytes;
+  machine_options.cpuid = options.cpuid;
   auto machine = UserMachine::Create(device, options.image, machine_options);
   if (!machine) return Fail(std::move(machine.error()));
   std::optional<vmm::BinaryStats> stats;  // a kernel without them costs only the count
-  if (auto opened = machine->vcpu().Stats()) stats.emplace(std::move(*opened));
+  if (options.statistics) {
+    if (auto opened = machine->vcpu().Stats()) stats.emplace(std::move(*opened));
+  }
   vmm::UniqueFd event;
   if (options.attach_event) {
     event = vmm::UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));

@@ -70,6 +70,8 @@ vmm::Result<> SystemCallFilter::Load() const { return {}; }
 vmm::Result<SystemCallFilter> SystemCallFilter::Compile(bool may_fork) {
   const std::unique_ptr<void, decltype(&seccomp_release)> filter(seccomp_init(SCMP_ACT_KILL_PROCESS), seccomp_release);
   if (!filter) return Fail(Error::System("seccomp_init", ENOMEM));
+  // A binary tree: the kernel runs every system call through it once when a tenant loads it.
+  seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
   for (const int call : kAllowed) {
     if (auto done = Allow(filter.get(), call); !done) return Fail(std::move(done.error()));
   }

@@ -24,6 +24,8 @@ vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritanc
   options.guest_page_bytes = spawn.guest_page_bytes;
   options.doorbell = spawn.doorbell;
   options.device = inheritance.device ? &*inheritance.device : nullptr;
+  options.cpuid = inheritance.cpuid ? &*inheritance.cpuid : nullptr;
+  options.statistics = spawn.heartbeat_ms != 0;  // one that says nothing is asked nothing
   options.attach_event = spawn.attach_event != 0;
   return spawn.kind == TenantKind::kBare ? substrates::CreateBare(options) : substrates::CreateVm(options);
 }

@@ -49,6 +49,7 @@ Result<Inheritance> Prepare(int argc, char** argv) {
   }
   if (auto device = vmm::KvmDevice::Open()) {
     inheritance.device.emplace(std::move(*device));
+    if (auto cpuid = inheritance.device->SupportedCpuid()) inheritance.cpuid.emplace(std::move(*cpuid));
   } else {
     inheritance.device_reason = device.error().ToString();
   }

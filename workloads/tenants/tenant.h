@@ -21,6 +21,7 @@ struct Inheritance {
   std::vector<vmm::LoadedFile> images;
   std::optional<vmm::KvmDevice> device;  // none where /dev/kvm cannot be opened: only kBare then
   std::string device_reason;             // why not
+  std::optional<vmm::CpuidPolicy> cpuid;  // that it supports: asking costs more than making a VM
   vmm::UniqueFd full_disk;               // /dev/full: every write to it fails with ENOSPC
   std::optional<SystemCallFilter> filter;
   std::optional<SystemCallFilter> forking_filter;

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "nestbench/abi/layout.h"
 #include "nestbench/abi/mailbox.h"
@@ -15,9 +16,22 @@
 
 namespace nestbench::floor {
 
+// What KVM_GET_SUPPORTED_CPUID says, for a program that makes many VMs and asks once.
+class RawCpuid {
+ public:
+  explicit RawCpuid(const RawKvm& kvm);
+  [[nodiscard]] kvm_cpuid2* get() const { return reinterpret_cast<kvm_cpuid2*>(words_.data()); }
+
+ private:
+  mutable std::vector<std::uint64_t> words_;
+};
+
 class RawUserVm {
  public:
-  RawUserVm(const RawKvm& kvm, std::span<const std::byte> image);
+  RawUserVm(const RawKvm& kvm, std::span<const std::byte> image) : RawUserVm(kvm, RawCpuid(kvm), image, 0) {}
+
+  // With an arena, mapped in 4 KiB pages.
+  RawUserVm(const RawKvm& kvm, const RawCpuid& cpuid, std::span<const std::byte> image, std::uint64_t arena_bytes);
 
   void WriteRequest(const abi::MailboxRequest& request);
   [[nodiscard]] const std::byte* mailbox() const { return mailbox_; }
@@ -33,7 +47,7 @@ class RawUserVm {
   [[nodiscard]] const RawVm& vm() const { return vm_; }
 
  private:
-  bool SetUpFeatures(const RawKvm& kvm);  // CPUID and XCR0; whether there is XSAVE
+  bool SetUpFeatures(const RawCpuid& cpuid);  // CPUID and XCR0; whether there is XSAVE
   void EnterUserMode(std::uint64_t entry, bool has_xsave);
 
   RawVm vm_;

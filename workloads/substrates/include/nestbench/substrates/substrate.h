@@ -10,12 +10,14 @@
 #include <string>
 
 #include "nestbench/abi/mailbox.h"
+#include "nestbench/substrates/call_evidence.h"
 #include "nestbench/vmm/base/error.h"
 #include "nestbench/vmm/memory/memory_region.h"
 
 namespace nestbench::vmm {
+class CpuidPolicy;
 class KvmDevice;
-}
+}  // namespace nestbench::vmm
 
 namespace nestbench::substrates {
 
@@ -31,8 +33,9 @@ enum class CallEnd : std::uint8_t {
 
 struct CallOutcome {
   CallEnd end = CallEnd::kCrashed;
-  std::string text;              // cause of kCrashed: registers, exit data
-  std::uint64_t outside_ns = 0;  // CLOCK_MONOTONIC_RAW around the call
+  std::string text;                           // of kCrashed and kTimedOut, for people: registers, exit data
+  std::uint64_t outside_ns = 0;               // CLOCK_MONOTONIC_RAW around the call
+  std::optional<CallEvidence> evidence = {};  // where the substrate is a guest: of a call that did not ring at least
 };
 
 struct SubstrateOptions {
@@ -42,6 +45,8 @@ struct SubstrateOptions {
   std::uint64_t guest_page_bytes = abi::kPageBytes;  // how a guest maps it; a process has one mapping only
   abi::Doorbell doorbell = abi::Doorbell::kPort;     // of a guest
   const vmm::KvmDevice* device = nullptr;            // borrowed; nullptr: /dev/kvm is opened
+  const vmm::CpuidPolicy* cpuid = nullptr;           // borrowed: what the device supports; nullptr: it is asked
+  bool statistics = true;                            // of a guest: exits() and statistics_fd()
   bool attach_event = false;                         // abi::kEventPort and kEventPage of a guest signal an eventfd
 };
 

@@ -35,6 +35,7 @@ struct UserMachineOptions {
   Backing arena_backing = Backing::kSmallPages;      // what the host puts behind the arena
   std::uint64_t guest_page_bytes = abi::kPageBytes;  // how the guest maps it: 4096 or 2 MiB
   ByteSink* serial_output = nullptr;                 // of COM1; borrowed; nullptr drops it
+  const CpuidPolicy* cpuid = nullptr;                // what device.SupportedCpuid() says; borrowed; nullptr: asked
 };
 
 class UserMachine {
