@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <random>
 #include <utility>
 
@@ -87,6 +88,15 @@ constexpr TenantLoad kHealthy = {.name = "containment_healthy",
                                  .image = "cpu_integer",
                                  .service_ns = kMs,
                                  .period_ns = 50 * kMs};
+constexpr TenantLoad Healthy(std::string_view name, tenants::TenantKind kind) {
+  TenantLoad load = kHealthy;
+  load.name = name;
+  load.kind = kind;
+  return load;
+}
+constexpr TenantLoad kHealthySupervisor64 = Healthy("containment_supervisor64", tenants::TenantKind::kSupervisor64);
+constexpr TenantLoad kHealthyProtected32 = Healthy("containment_protected32", tenants::TenantKind::kProtected32);
+constexpr TenantLoad kHealthyReal16 = Healthy("containment_real16", tenants::TenantKind::kReal16);
 constexpr TenantLoad kBomb = {.name = "containment_bomb",
                               .summary = "touches 64 MiB under a limit of 32 MiB",
                               .image = "memory_first_touch",
@@ -121,14 +131,15 @@ class Neighbours {
 
   vmm::Result<> Start(std::uint32_t count) {
     for (std::uint32_t i = 0; i < count; ++i) {
-      auto id = experiment_.AddReady(kHealthy, substrate_, -1);
+      const TenantLoad& load = LoadOf(i);
+      auto id = experiment_.AddReady(load, substrate_, -1);
       if (!id) return Fail(id.error());
       ids_.push_back(*id);
-      if (auto calibrated = experiment_.loader().Calibrate(kHealthy, *id); !calibrated) return calibrated;
+      if (auto calibrated = experiment_.loader().Calibrate(load, *id); !calibrated) return calibrated;
     }
     for (std::size_t i = 0; i < ids_.size(); ++i) {
       const double phase = static_cast<double>(i) / static_cast<double>(ids_.size());
-      experiment_.fleet().SetLoad(ids_[i], experiment_.loader().MakeLoad(kHealthy, 100, phase));
+      experiment_.fleet().SetLoad(ids_[i], experiment_.loader().MakeLoad(LoadOf(i), 100, phase));
     }
     return {};
   }
@@ -140,9 +151,11 @@ class Neighbours {
       const auto& totals = experiment_.fleet().Get(id).totals;
       if (!totals) continue;
       wrong_ += totals->wrong + (totals->verified == 2 ? 1 : 0);
+      // The same work has one answer, whoever does it.
       const std::uint64_t checksum = totals->checksum;
-      if (checksum_ == 0) checksum_ = checksum;
-      if (checksum != 0 && checksum != checksum_) ++wrong_;  // the same work has one answer, whoever does it
+      std::uint64_t& right = checksum_[static_cast<std::uint32_t>(experiment_.fleet().Get(id).spawn.kind)];
+      if (right == 0) right = checksum;
+      if (checksum != 0 && checksum != right) ++wrong_;
     }
     return QuantilesOf(experiment_.fleet(), ids_);
   }
@@ -157,11 +170,27 @@ class Neighbours {
  private:
   static constexpr auto kReportLimit = 5s;
 
+  // Guests of every kind, side by side.
+  [[nodiscard]] const TenantLoad& LoadOf(std::size_t index) const {
+    constexpr std::size_t kKinds = 4;
+    if (substrate_ != TenantSubstrate::kVm) return kHealthy;
+    switch (index % kKinds) {
+      case 1:
+        return kHealthySupervisor64;
+      case 2:
+        return kHealthyProtected32;
+      case 3:
+        return kHealthyReal16;
+      default:
+        return kHealthy;
+    }
+  }
+
   TenantExperiment& experiment_;
   TenantSubstrate substrate_;
   std::vector<TenantId> ids_;
   std::uint64_t wrong_ = 0;
-  std::uint64_t checksum_ = 0;
+  std::map<std::uint32_t, std::uint64_t> checksum_;  // by kind of tenant
 };
 
 class FaultRun {
@@ -259,7 +288,12 @@ class FaultRun {
     fleet_.Poll(0ns);
     const auto end = std::chrono::steady_clock::now() + deadline;
     while (!trouble && std::chrono::steady_clock::now() < end && StopSignal() == 0) {
-      fleet_.Poll(5ms, [&] { return (trouble = judge.Look(fleet_.Get(*victim))).has_value(); });
+      fleet_.Poll(5ms, [&] {
+        trouble = judge.Look(fleet_.Get(*victim));
+        // A fault that its guest survives is told by what its VMM notes, not by an end.
+        if (!trouble) trouble = Survived(fleet_.Get(*victim));
+        return trouble.has_value();
+      });
     }
     const std::uint64_t detection_ns = tenancy::NowNs() - injected_ns;
     if (StopSignal() != 0) return std::string();
@@ -271,9 +305,6 @@ class FaultRun {
     }
     experiment_.PollFor(plan_.phase / 2);
     const json during = neighbours_.Latencies(false);
-    // A fault that its guest survives is told by what the guest says, not by an end.
-    if (!trouble && fault_.survivable) trouble = Survived(tenant);
-
     const json evidence = EvidenceOf(tenant, trouble);
     const auto lived = std::chrono::nanoseconds(injected_ns - lived_since_ns);
     if (auto removed = experiment_.Remove({*victim}); !removed) return removed.error().ToString();

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "nestbench/substrates/guest_faults.h"
 #include "nestbench/tenants/protocol.h"
 
 namespace nestbench::scenarios {
@@ -32,8 +33,21 @@ Fault OfSignal(std::string name, std::string summary, int signal, TroubleClass e
   return entry;
 }
 
+Fault OfGuest(const substrates::GuestFaultInfo& info) {
+  Fault entry;
+  entry.name = info.name;
+  entry.summary = info.summary;
+  entry.number = tenants::kFirstGuestFault + static_cast<std::uint32_t>(info.fault);
+  entry.expected =
+      info.expected == substrates::GuestFaultClass::kHang ? TroubleClass::kHang : TroubleClass::kGuestFault;
+  entry.guest_only = true;
+  entry.survivable = info.survives;
+  return entry;
+}
+
 std::vector<Fault> MakeCatalogue() {
   std::vector<Fault> faults;
+  for (const substrates::GuestFaultInfo& info : substrates::GuestFaults()) faults.push_back(OfGuest(info));
   faults.push_back(OfVmm("vmm_sigsegv", "the VMM stores to an address that it does not have",
                          VmmFault::kSegmentationFault, TroubleClass::kVmmFault));
   faults.push_back(OfVmm("vmm_abort", "the VMM aborts", VmmFault::kAbort, TroubleClass::kVmmFault));

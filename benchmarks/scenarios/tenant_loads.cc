@@ -154,7 +154,7 @@ tenancy::Result<tenancy::TenantId> TenantLoader::Add(const TenantLoad& load, Ten
   const auto images = Images(context_);
   const auto path = context_.installation.images / (std::string(load.image) + ".elf");
   tenants::Spawn spawn = {};
-  spawn.kind = substrate == TenantSubstrate::kVm ? tenants::TenantKind::kVm : tenants::TenantKind::kBare;
+  spawn.kind = substrate == TenantSubstrate::kVm ? load.kind : tenants::TenantKind::kBare;
   spawn.image = static_cast<std::uint32_t>(std::ranges::find(images, path) - images.begin());
   spawn.arena_bytes = load.arena_bytes;
   spawn.host_page_bytes = spawn.guest_page_bytes = abi::kPageBytes;

@@ -24,6 +24,7 @@ struct TenantLoad {
   std::string_view name;
   std::string_view summary;
   std::string_view image;
+  tenants::TenantKind kind = tenants::TenantKind::kVm;  // where it runs in a guest
   std::uint64_t arena_bytes = 0;
   tenants::Activity activity = tenants::Activity::kRequests;
   std::uint64_t operation = 0;

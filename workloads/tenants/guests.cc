@@ -2,11 +2,36 @@
 
 #include <fmt/format.h>
 
+#include <optional>
 #include <utility>
 
-namespace nestbench::tenants {
+#include "nestbench/substrates/flat.h"
+#include "nestbench/substrates/guest_faults.h"
 
-using substrates::CallEnd;
+namespace nestbench::tenants {
+namespace {
+
+std::optional<substrates::FlatMode> FlatModeOf(TenantKind kind) {
+  switch (kind) {
+    case TenantKind::kSupervisor64:
+      return substrates::FlatMode::kSupervisor64;
+    case TenantKind::kProtected32:
+      return substrates::FlatMode::kProtected32;
+    case TenantKind::kReal16:
+      return substrates::FlatMode::kReal16;
+    case TenantKind::kBare:
+    case TenantKind::kVm:
+      break;
+  }
+  return std::nullopt;
+}
+
+substrates::FlatOptions FlatOptionsOf(const Inheritance& inheritance) {
+  return {.device = inheritance.device ? &*inheritance.device : nullptr};
+}
+
+}  // namespace
+
 using vmm::Error;
 using vmm::Fail;
 
@@ -17,6 +42,7 @@ vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritanc
   if (spawn.kind != TenantKind::kBare && !inheritance.device) {
     return Fail(Error::Unsupported("create guest", inheritance.device_reason));
   }
+  if (const auto mode = FlatModeOf(spawn.kind)) return substrates::CreateFlat(*mode, FlatOptionsOf(inheritance));
   substrates::SubstrateOptions options;
   options.image = inheritance.images[spawn.image].bytes();
   options.arena_bytes = spawn.arena_bytes;
@@ -30,15 +56,22 @@ vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritanc
   return spawn.kind == TenantKind::kBare ? substrates::CreateBare(options) : substrates::CreateVm(options);
 }
 
-vmm::Result<std::unique_ptr<substrates::Substrate>> CreateFaultyGuest(const Inheritance& /*inheritance*/,
-                                                                      const Spawn& /*spawn*/, const Inject& inject) {
-  return Fail(Error::Unsupported("inject fault", fmt::format("there is no guest fault {}", inject.fault)));
+vmm::Result<std::unique_ptr<substrates::Substrate>> CreateFaultyGuest(const Inheritance& inheritance,
+                                                                      const Inject& inject) {
+  const auto* fault = substrates::FindGuestFault(inject.fault - kFirstGuestFault);
+  if (fault == nullptr) {
+    return Fail(Error::Unsupported("inject fault", fmt::format("there is no guest fault {}", inject.fault)));
+  }
+  if (!inheritance.device) return Fail(Error::Unsupported("inject fault", inheritance.device_reason));
+  return substrates::CreateFaulty(fault->fault, inject.seed, FlatOptionsOf(inheritance));
 }
 
-Judgement Judge(const substrates::CallOutcome& outcome, const vmm::Error* refused) {
-  if (outcome.end == CallEnd::kTimedOut) return {FaultClass::kHang, "the guest did not answer in time"};
-  if (outcome.end == CallEnd::kCrashed) return {FaultClass::kGuestFault, "the guest crashed"};
-  return {FaultClass::kGuestFault, refused == nullptr ? "the guest failed" : refused->ToString()};
+std::optional<Judgement> Judge(const substrates::CallOutcome& outcome, const vmm::Error* refused) {
+  using substrates::GuestFaultClass;
+  substrates::GuestVerdict verdict = substrates::ClassifyGuestFault(outcome, refused);
+  if (verdict.fault_class == GuestFaultClass::kNone) return std::nullopt;
+  return Judgement{verdict.fault_class == GuestFaultClass::kHang ? FaultClass::kHang : FaultClass::kGuestFault,
+                   std::move(verdict.words), verdict.survives};
 }
 
 }  // namespace nestbench::tenants

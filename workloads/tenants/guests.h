@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "nestbench/substrates/substrate.h"
@@ -14,15 +15,16 @@ vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritanc
 
 // A guest whose next command is the fault `inject.fault` (from kFirstGuestFault on).
 vmm::Result<std::unique_ptr<substrates::Substrate>> CreateFaultyGuest(const Inheritance& inheritance,
-                                                                      const Spawn& spawn, const Inject& inject);
+                                                                      const Inject& inject);
 
 struct Judgement {
   FaultClass fault_class = FaultClass::kGuestFault;
   std::string cause;
+  bool survives = false;  // the guest could go on
 };
 
-// What is wrong with a guest whose command ended like this; `refused` is why its reply cannot be believed, or null. By
-// the evidence alone: what was injected is not known here.
-Judgement Judge(const substrates::CallOutcome& outcome, const vmm::Error* refused);
+// What is wrong with a guest whose command ended like this; `refused` is why its reply cannot be believed, or null.
+// Empty when nothing is. By the evidence alone: what was injected is not known here.
+std::optional<Judgement> Judge(const substrates::CallOutcome& outcome, const vmm::Error* refused);
 
 }  // namespace nestbench::tenants

@@ -186,6 +186,10 @@ class Tenant {
           Failure{FaultClass::kHostResource, outcome.error().ToString(), {}, outcome.error().error_number});
     }
     if (outcome->end != CallEnd::kRang) return tl::unexpected(FailureOf(*outcome, nullptr));
+    // It answered, and there is evidence all the same: of a guest that tried what it may not.
+    if (outcome->evidence) {
+      if (auto judgement = Judge(*outcome, nullptr)) LogLine("survived: " + judgement->cause);
+    }
     auto reply = substrates::ReadReply(guest_->mailbox(), request);
     if (!reply) return tl::unexpected(FailureOf(*outcome, &reply.error()));
     if (reply->status != abi::PayloadStatus::kOk) {
@@ -199,8 +203,10 @@ class Tenant {
   }
 
   Failure FailureOf(const substrates::CallOutcome& outcome, const Error* refused) {
-    Judgement judgement = Judge(outcome, refused);
-    return {judgement.fault_class, std::move(judgement.cause), outcome.text, 0};
+    if (auto judgement = Judge(outcome, refused)) {
+      return {judgement->fault_class, std::move(judgement->cause), outcome.text, 0};
+    }
+    return {FaultClass::kGuestFault, refused == nullptr ? "the guest failed" : refused->ToString(), outcome.text, 0};
   }
 
   int Serve() {
@@ -485,7 +491,7 @@ class Tenant {
       return;
     }
     guest_.reset();  // its addresses and its memory are the new one's
-    auto faulty = CreateFaultyGuest(inheritance_, spawn_, inject);
+    auto faulty = CreateFaultyGuest(inheritance_, inject);
     if (!faulty) {
       exit_code_ = GiveUp(ClassOf(faulty.error()), faulty.error());
       return;

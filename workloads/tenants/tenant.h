@@ -19,10 +19,10 @@ namespace nestbench::tenants {
 // What every tenant of a program shares; made once, before any guest.
 struct Inheritance {
   std::vector<vmm::LoadedFile> images;
-  std::optional<vmm::KvmDevice> device;  // none where /dev/kvm cannot be opened: only kBare then
-  std::string device_reason;             // why not
+  std::optional<vmm::KvmDevice> device;   // none where /dev/kvm cannot be opened: only kBare then
+  std::string device_reason;              // why not
   std::optional<vmm::CpuidPolicy> cpuid;  // that it supports: asking costs more than making a VM
-  vmm::UniqueFd full_disk;               // /dev/full: every write to it fails with ENOSPC
+  vmm::UniqueFd full_disk;                // /dev/full: every write to it fails with ENOSPC
   std::optional<SystemCallFilter> filter;
   std::optional<SystemCallFilter> forking_filter;
 };
