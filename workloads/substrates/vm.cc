@@ -8,6 +8,7 @@
 #include "nestbench/substrates/substrate.h"
 #include "nestbench/vmm/kvm/deadline.h"
 #include "nestbench/vmm/machine/user_machine.h"
+#include "watch_guest.h"
 
 namespace nestbench::substrates {
 namespace {
@@ -37,8 +38,9 @@ class VmSubstrate final : public Substrate {
 
   Result<CallOutcome> Call(const abi::MailboxRequest& request, std::chrono::nanoseconds limit) override {
     std::memcpy(machine_.mailbox().data(), &request, sizeof(request));
-    auto deadline = vmm::RunDeadline::Start(machine_.vcpu(), limit);
-    if (!deadline) return Fail(std::move(deadline.error()));
+    auto started = vmm::RunDeadline::Start(machine_.vcpu(), limit);
+    if (!started) return Fail(std::move(started.error()));
+    std::optional<vmm::RunDeadline> deadline(std::move(*started));
     for (;;) {
       const std::uint64_t begin_ns = MonotonicRawNs();
       auto stop = machine_.RunUntilStop();
@@ -46,7 +48,12 @@ class VmSubstrate final : public Substrate {
       if (!stop) return Fail(std::move(stop.error()));
       // Some other signal: the payload goes on, and this batch is what it is; the clocks will void it.
       if (stop->reason == StopReason::kInterrupted && !deadline->Expired()) continue;
-      return CallOutcome{EndOf(stop->reason), std::move(stop->text), end_ns - begin_ns};
+      deadline.reset();
+      CallOutcome outcome = {EndOf(stop->reason), std::move(stop->text), end_ns - begin_ns};
+      if (outcome.end != CallEnd::kRang) {
+        if (auto told = AddEvidence(*stop, outcome); !told) return Fail(std::move(told.error()));
+      }
+      return outcome;
     }
   }
 
@@ -62,6 +69,25 @@ class VmSubstrate final : public Substrate {
   [[nodiscard]] int statistics_fd() const override { return stats_ ? stats_->fd() : -1; }
 
  private:
+  // Of a guest that crashed, or is watched because it did not answer. Accesses that a device took are not counted here.
+  Result<void> AddEvidence(const vmm::Stop& stop, CallOutcome& outcome) {
+    CallEvidence evidence;
+    const vmm::GuestMemory& memory = machine_.vm().memory();
+    if (outcome.end == CallEnd::kCrashed) {
+      evidence.crash = DescribeCrash(stop, machine_.vcpu(), memory);
+    } else {
+      const WatchedGuest guest = {machine_.vcpu(), memory, [this] { return machine_.RunUntilStop(); },
+                                  [this] {
+                                    return WatchedGuest::Counts{machine_.refused_accesses(), 0, false};
+                                  }};
+      auto text = WatchGuest(guest, evidence);
+      if (!text) return Fail(std::move(text.error()));
+      outcome.text = std::move(*text);
+    }
+    outcome.evidence = evidence;
+    return {};
+  }
+
   vmm::UniqueFd event_;  // outlives the machine that it is attached to
   UserMachine machine_;
   abi::Doorbell doorbell_;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "nestbench/substrates/mailbox_reader.h"
+#include "nestbench/vmm/loader/loaded_file.h"
 
 namespace nestbench::substrates {
 namespace {
@@ -123,6 +124,55 @@ TEST(GuestFaultsTest, RefusesAFaultThatDoesNotExist) {
   auto faulty = CreateFaulty(static_cast<GuestFault>(999), 0, {});
   ASSERT_FALSE(faulty.has_value());
   EXPECT_EQ(faulty.error().kind, vmm::ErrorKind::kInvalidArgument);
+}
+
+// The 64-bit user payload goes wrong without being told to: judged by the same evidence.
+class UserPayloadTest : public ::testing::Test {
+ protected:
+  // Asks for operation 0 of an image, after setting it up when `set_up` says so.
+  static void Run(const std::string& image, const abi::MailboxRequest& request, bool set_up, GuestVerdict& verdict) {
+    auto file = vmm::LoadedFile::Read(NESTBENCH_IMAGES_FOLDER "/" + image, 1ULL << 20);
+    ASSERT_TRUE(file.has_value()) << file.error().ToString();
+    auto guest = CreateVm({.image = file->bytes()});
+    if (!guest && guest.error().kind == vmm::ErrorKind::kUnsupported) GTEST_SKIP() << guest.error().ToString();
+    ASSERT_TRUE(guest.has_value()) << guest.error().ToString();
+    if (set_up) {
+      abi::MailboxRequest first = request;
+      first.command = abi::Command::kSetUp;
+      auto prepared = (*guest)->Call(first, kLongLimit);
+      ASSERT_TRUE(prepared.has_value());
+      ASSERT_EQ(prepared->end, CallEnd::kRang) << prepared->text;
+    }
+    auto outcome = (*guest)->Call(request, kLimit);
+    ASSERT_TRUE(outcome.has_value()) << outcome.error().ToString();
+    ASSERT_TRUE(outcome->evidence.has_value());
+    EXPECT_THAT(outcome->text, HasSubstr("rip"));
+    verdict = ClassifyGuestFault(*outcome, nullptr);
+  }
+};
+
+TEST_F(UserPayloadTest, WorkWithoutEndIsASpin) {
+  abi::MailboxRequest request = Request(1, 1ULL << 50);
+  request.arena_base = abi::kArenaBase;
+  GuestVerdict verdict;
+  Run("cpu_integer.elf", request, true, verdict);
+  if (IsSkipped() || HasFatalFailure()) return;
+  EXPECT_EQ(verdict.fault_class, GuestFaultClass::kHang) << verdict.words;
+  EXPECT_TRUE(verdict.cause == GuestCause::kSpin || verdict.cause == GuestCause::kSpinInterruptsOff) << verdict.words;
+}
+
+TEST_F(UserPayloadTest, AnArenaThatIsNotThereIsAnException) {
+  abi::MailboxRequest request = Request(1, 1);
+  request.command = abi::Command::kSetUp;
+  request.arena_base = abi::kArenaBase;
+  request.arena_bytes = 1ULL << 20;
+  request.parameters[0] = 1ULL << 20;
+  GuestVerdict verdict;
+  Run("memory_gups.elf", request, false, verdict);
+  if (IsSkipped() || HasFatalFailure()) return;
+  EXPECT_EQ(verdict.fault_class, GuestFaultClass::kGuestFault);
+  EXPECT_EQ(verdict.cause, GuestCause::kException) << verdict.words;
+  EXPECT_THAT(verdict.words, HasSubstr("vector 14"));
 }
 
 // Judgements that no guest here leads to.
