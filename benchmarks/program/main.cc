@@ -20,6 +20,7 @@
 #include "python.h"
 #include "run_command.h"
 #include "version.h"
+#include "watch_command.h"
 
 namespace nestbench::program {
 namespace {
@@ -101,6 +102,10 @@ void AddTenantOptions(CLI::App& command, RunRequest& request) {
           "objective: 99 of 100 requests of 1 ms are answered within so many ms (default 10)")
       ->check(CLI::Range(0.01, 1e6))
       ->group(kDensity);
+  command
+      .add_option("--schedules", request.schedules, "hidden schedules of attribution, instead of the profile's number")
+      ->check(CLI::Range(0, 100'000))
+      ->group("Isolation");
   command.add_option("--tries", request.containment.tries, "of each fault, instead of the profile's own number")
       ->check(CLI::Range(1, 10'000))
       ->group(kContainment);
@@ -183,6 +188,21 @@ int Main(int argc, char** argv) {
   recover->add_flag("--replace", replace, "also when the folder holds a result.json already");
   recover->footer(Footer("  nestbench recover results/20260131T120000Z-1a2b3c\n"));
 
+  WatchRequest watched;
+  double watch_s = 0;
+  auto* watch =
+      app.add_subcommand("watch", "name the noisy neighbour among guests that are running (QEMU, Firecracker, ...)");
+  watch->add_option("--pid", watched.pids, "VMM processes to watch; default: every one with a KVM virtual machine")
+      ->check(CLI::PositiveNumber);
+  watch
+      ->add_option_function<int>(
+          "--interval", [&watched](int ms) { watched.interval = std::chrono::milliseconds(ms); },
+          "milliseconds between two looks (default 250)")
+      ->check(CLI::Range(20, 60'000));
+  watch->add_option("--duration", watch_s, "seconds; default: until Ctrl-C")->check(CLI::Range(0.1, 1e7));
+  watch->add_flag("--json", watched.as_json, "one JSON object on a line for each detection");
+  watch->footer(Footer("  nestbench watch --duration 60\n  nestbench watch --pid 1234 --pid 1250 --json\n"));
+
   for (const PythonCommand& command : kPythonCommands) app.add_subcommand(command.name, command.summary);
 
   try {
@@ -207,6 +227,10 @@ int Main(int argc, char** argv) {
     return Run(request);
   }
   if (list->parsed()) return List(list_profile, request.filter, ids_only);
+  if (watch->parsed()) {
+    watched.duration = std::chrono::milliseconds(static_cast<std::int64_t>(watch_s * 1000));
+    return Watch(watched);
+  }
   if (probe->parsed()) return ProbeCommand(as_json);
   return RecoverCommand(folder, replace);
 }

@@ -229,6 +229,7 @@ int Run(const RunRequest& request) {
   context.taste = request.taste;
   context.density = request.density;
   context.containment = request.containment;
+  context.schedules = request.schedules;
 
   std::size_t selected = 0;
   for (const NamedScenario& scenario : kScenarios) {

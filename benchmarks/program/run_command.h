@@ -27,8 +27,9 @@ struct RunRequest {
   bool taste = false;      // only a taste of the scenarios with many tenants
   scenarios::DensityOptions density;
   scenarios::ContainmentOptions containment;
-  bool judge = false;                  // end with the default policy's verdict, and its exit code
-  std::vector<std::string> arguments;  // of this process, for the document
+  std::optional<std::uint32_t> schedules;  // of attribution
+  bool judge = false;                      // end with the default policy's verdict, and its exit code
+  std::vector<std::string> arguments;      // of this process, for the document
 };
 
 // Returns the exit code. Messages go to standard error, the summary to standard output.

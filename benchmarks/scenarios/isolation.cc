@@ -6,6 +6,7 @@
 #include <array>
 #include <utility>
 
+#include "attribution.h"
 #include "experiment.h"
 #include "nestbench/result/id.h"
 #include "nestbench/scenarios/child.h"
@@ -264,13 +265,16 @@ class IsolationRun {
 }  // namespace
 
 result::Result<void> RunIsolation(const RunContext& context, result::Journal& journal) {
-  auto experiment = TenantExperiment::Create(context, journal);
-  if (!experiment) return Fail(experiment.error());
-  return IsolationRun(context, journal, **experiment).Run();
+  if (!SelectCells(context).empty()) {
+    auto experiment = TenantExperiment::Create(context, journal);
+    if (!experiment) return Fail(experiment.error());
+    if (auto done = IsolationRun(context, journal, **experiment).Run(); !done || StopSignal() != 0) return done;
+  }
+  return RunAttribution(context, journal);
 }
 
 std::vector<std::string> IsolationIds(const RunContext& context) {
-  std::vector<std::string> ids;
+  std::vector<std::string> ids = AttributionIds(context);
   for (const Cell& cell : SelectCells(context)) {
     for (const std::string_view metric : kMetrics) {
       if (!HasMetric(*cell.victim, metric)) continue;

@@ -28,7 +28,8 @@ inline constexpr std::uint64_t kPageTablesBase = 0x2'0000;
 // supervisor area: KVM keeps a record of every page of a slot, touched or not.
 constexpr std::uint64_t PageTablesBytes(std::uint64_t arena_bytes) {
   constexpr std::uint64_t kUpperLevels = 2 + 4;
-  constexpr std::uint64_t kFixedRanges = 3 + abi::kImageMaxBytes / abi::kLargePageBytes;  // supervisor, stack, MMIO, image
+  constexpr std::uint64_t kFixedRanges =
+      3 + abi::kImageMaxBytes / abi::kLargePageBytes;  // supervisor, stack, MMIO, image
   return (kUpperLevels + kFixedRanges + arena_bytes / abi::kLargePageBytes + 1) * abi::kPageBytes;
 }
 static_assert(kPageTablesBase + PageTablesBytes(abi::kArenaMaxBytes) <= abi::kSupervisorBytes);

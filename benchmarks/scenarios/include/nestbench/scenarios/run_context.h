@@ -49,6 +49,7 @@ struct RunContext {
   bool taste = false;                      // ten seconds of each scenario with many tenants
   DensityOptions density;
   ContainmentOptions containment;
+  std::optional<std::uint32_t> schedules;  // of attribution, instead of the profile's own number
 };
 
 // A scenario: announces every selected measurement in the journal, measures, and adds rounds as they finish. Returns
