@@ -122,7 +122,8 @@ std::optional<Trouble> Judge::Silent(const Tenant& tenant) const {
   const auto past = [now](std::uint64_t at_ns, std::chrono::nanoseconds limit) {
     return at_ns != 0 && now > at_ns && now - at_ns > static_cast<std::uint64_t>(limit.count());
   };
-  const std::string since = fmt::format("last sign of life {} ms ago", (now - std::min(now, tenant.last_sign_ns)) / 1'000'000);
+  const std::string since =
+      fmt::format("last sign of life {} ms ago", (now - std::min(now, tenant.last_sign_ns)) / 1'000'000);
   if (past(tenant.last_sign_ns, options_.silence)) {
     const char state = ProcessState(tenant.pid).value_or('?');
     std::string cause = state == 'T' || state == 't' ? "the VMM process is stopped"

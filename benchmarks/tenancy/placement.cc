@@ -23,7 +23,8 @@ Topology Load(const std::string& synthetic) {
   if (hwloc_topology_load(raw) != 0) return nullptr;
   if (synthetic.empty()) {
     // Only CPUs that this process may run on.
-    const std::unique_ptr<hwloc_bitmap_s, decltype(&hwloc_bitmap_free)> allowed(hwloc_bitmap_alloc(), hwloc_bitmap_free);
+    const std::unique_ptr<hwloc_bitmap_s, decltype(&hwloc_bitmap_free)> allowed(hwloc_bitmap_alloc(),
+                                                                                hwloc_bitmap_free);
     if (allowed && hwloc_get_cpubind(raw, allowed.get(), HWLOC_CPUBIND_PROCESS) == 0) {
       hwloc_topology_restrict(raw, allowed.get(), 0);
     }
@@ -50,8 +51,7 @@ std::vector<Placement> FindPlacements(const std::string& synthetic) {
   const Topology topology = Load(synthetic);
   std::vector<hwloc_obj_t> cpus;
   if (topology) {
-    for (hwloc_obj_t cpu = nullptr;
-         (cpu = hwloc_get_next_obj_by_type(topology.get(), HWLOC_OBJ_PU, cpu)) != nullptr;) {
+    for (hwloc_obj_t cpu = nullptr; (cpu = hwloc_get_next_obj_by_type(topology.get(), HWLOC_OBJ_PU, cpu)) != nullptr;) {
       cpus.push_back(cpu);
     }
   }

@@ -54,8 +54,8 @@ Result<void> LoadSegments(const GuestMemory& memory, const ElfImage& image) {
 // Identity mappings for all that the payload may see, and for the supervisor's own pages.
 Result<GuestPhysAddr> WritePageTables(const GuestMemory& memory, const ElfImage& image, std::uint64_t arena_bytes,
                                       std::uint64_t guest_page_bytes) {
-  auto builder =
-      PageTableBuilder::Create(memory, {GuestPhysAddr(internal::kPageTablesBase), internal::PageTablesBytes(arena_bytes)});
+  auto builder = PageTableBuilder::Create(
+      memory, {GuestPhysAddr(internal::kPageTablesBase), internal::PageTablesBytes(arena_bytes)});
   if (!builder) return Fail(std::move(builder.error()));
   struct Mapping {
     std::uint64_t start;
@@ -147,7 +147,8 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
     return AddRegion(*vm, {GuestPhysAddr(start), size_bytes}, backing);
   };
   if (auto region = add(abi::kSupervisorBase, internal::kPageTablesBase + internal::PageTablesBytes(arena_bytes),
-                        Backing::kSmallPages); !region) {
+                        Backing::kSmallPages);
+      !region) {
     return Fail(std::move(region.error()));
   }
   auto low = add(abi::kMailboxBase, abi::kStackTop - abi::kMailboxBase, Backing::kSmallPages);

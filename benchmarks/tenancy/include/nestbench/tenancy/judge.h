@@ -31,9 +31,9 @@ struct Trouble {
 };
 
 struct JudgeOptions {
-  std::chrono::nanoseconds silence{std::chrono::milliseconds(400)};       // without a sign of life
+  std::chrono::nanoseconds silence{std::chrono::milliseconds(400)};        // without a sign of life
   std::chrono::nanoseconds request_limit{std::chrono::milliseconds(700)};  // for a process that nobody can interrupt
-  std::function<std::uint64_t(TenantId)> oom_kills;                       // of its cgroup so far; empty: not known
+  std::function<std::uint64_t(TenantId)> oom_kills;                        // of its cgroup so far; empty: not known
 };
 
 class Judge {
@@ -43,8 +43,8 @@ class Judge {
   // Remembers what the tenant's cgroup has counted so far.
   void Begin(const Tenant& tenant);
 
-  // Empty while all is well, as far as anyone can see. A tenant that has said its last words is given a moment to end as
-  // well, so that both agree.
+  // Empty while all is well, as far as anyone can see. A tenant that has said its last words is given a moment to end
+  // as well, so that both agree.
   [[nodiscard]] std::optional<Trouble> Look(const Tenant& tenant) const;
 
  private:

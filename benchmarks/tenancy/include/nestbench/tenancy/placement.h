@@ -14,8 +14,8 @@ struct Placement {
   std::string unsupported;  // empty when there is such a pair
 };
 
-// The four placements in the order same_cpu (they take turns), sibling (SMT threads of one core), same_cache (cores with
-// one last-level cache), other_cache. From hwloc's view of the CPUs that this process may use. `synthetic` is a
+// The four placements in the order same_cpu (they take turns), sibling (SMT threads of one core), same_cache (cores
+// with one last-level cache), other_cache. From hwloc's view of the CPUs that this process may use. `synthetic` is a
 // description for hwloc_topology_set_synthetic, for tests; empty: this machine.
 std::vector<Placement> FindPlacements(const std::string& synthetic = {});
 
