@@ -47,17 +47,17 @@ Plan PlanOf(const RunContext& context) {
             .substrates = {kVm},
             .placements = 1,
             .rounds = 1,
-            .phase = 500ms};
+            .phase = 300ms};
   }
   switch (context.profile) {
     case workloads::Profile::kQuick:
       return {.victims = {"latency", "cache"},
-              .aggressors = {"none", "cpu_hog", "memory_bandwidth", "tlb_churn", "exit_storm"},
+              .aggressors = {"none", "cpu_hog", "memory_bandwidth", "tlb_churn"},
               .intensities = {100},
               .substrates = {kVm, kZone, kBare},
-              .placements = 2,
+              .placements = 1,
               .rounds = 1,
-              .phase = 400ms};
+              .phase = 300ms};
     case workloads::Profile::kStandard:
       return {.victims = NamesOf(Victims()),
               .aggressors = NamesOf(Aggressors()),
@@ -173,7 +173,10 @@ class IsolationRun {
     return {};
   }
 
-  // One cell of one round: a fresh victim, a fresh aggressor, and four phases in the order ABBA or BAAB.
+  using ArmSamples = std::array<std::vector<double>, kMetrics.size()>;
+  using PairSamples = std::array<ArmSamples, 2>;  // alone, with the aggressor
+
+  // One cell of one round: a fresh victim, a fresh aggressor, and pairs of phases in the order AB BA AB or BA AB BA.
   result::Result<void> Measure(const Cell& cell, std::uint32_t round) {
     if (const std::string reason = WhyNot(cell); !reason.empty()) {
       return round == 0 ? Give(cell, result::Status::kUnsupported, reason) : result::Result<void>{};
@@ -207,30 +210,34 @@ class IsolationRun {
     tenancy::Fleet& fleet = experiment_.fleet();
     fleet.SetLoad(*victim, experiment_.loader().MakeLoad(*cell.victim, 100, 0));
     experiment_.PollFor(kWarmUp);
-    std::array<std::array<std::vector<double>, kMetrics.size()>, 2> samples;  // by arm, then metric
     const bool swapped = round % 2 != 0;
-    for (const bool with_aggressor : {swapped, !swapped, !swapped, swapped}) {
-      const std::uint32_t intensity = with_aggressor ? cell.intensity : 0;
-      fleet.SetLoad(*aggressor, experiment_.loader().MakeLoad(*cell.aggressor, intensity, 0));
-      experiment_.PollFor(kSettle);
-      tenancy::Tenant& tenant = fleet.Get(*victim);
-      tenant.windows.clear();
-      experiment_.PollFor(plan_.phase);
-      if (StopSignal() != 0) return {};
-      for (const tenants::Window& window : tenant.windows) Take(window, samples[with_aggressor ? 1 : 0]);
-      for (const TenantId id : {*victim, *aggressor}) {
-        if (fleet.Get(id).phase != tenancy::Phase::kEnded && !fleet.Get(id).refused) continue;
-        const bool is_victim = id == *victim;
-        const TenantFailure failure = experiment_.FailureOf(id);
-        return Give(cell, is_victim ? result::Status::kCrashed : result::Status::kError,
-                    fmt::format("the {} {}: {}", is_victim ? "victim" : "aggressor", failure.how, failure.evidence));
+    for (std::uint32_t pair = 0; pair < kPairs; ++pair) {
+      const bool aggressor_first = (pair % 2 != 0) != swapped;
+      PairSamples samples;
+      for (const bool with_aggressor : {aggressor_first, !aggressor_first}) {
+        const std::uint32_t intensity = with_aggressor ? cell.intensity : 0;
+        fleet.SetLoad(*aggressor, experiment_.loader().MakeLoad(*cell.aggressor, intensity, 0));
+        experiment_.PollFor(kSettle);
+        tenancy::Tenant& tenant = fleet.Get(*victim);
+        tenant.windows.clear();
+        experiment_.PollFor(plan_.phase);
+        if (StopSignal() != 0) return {};
+        for (const tenants::Window& window : tenant.windows) Take(window, samples[with_aggressor ? 1 : 0]);
+        for (const TenantId id : {*victim, *aggressor}) {
+          if (fleet.Get(id).phase != tenancy::Phase::kEnded && !fleet.Get(id).refused) continue;
+          const bool is_victim = id == *victim;
+          const TenantFailure failure = experiment_.FailureOf(id);
+          return Give(cell, is_victim ? result::Status::kCrashed : result::Status::kError,
+                      fmt::format("the {} {}: {}", is_victim ? "victim" : "aggressor", failure.how, failure.evidence));
+        }
+        if (tenant.windows.empty()) return Give(cell, result::Status::kTimeout, "the victim finished no window");
       }
-      if (tenant.windows.empty()) return Give(cell, result::Status::kTimeout, "the victim finished no window");
+      if (auto done = Record(cell, round * kPairs + pair, aggressor_first, samples); !done) return done;
     }
-    return Record(cell, round, swapped, samples);
+    return {};
   }
 
-  static void Take(const tenants::Window& window, std::array<std::vector<double>, kMetrics.size()>& samples) {
+  static void Take(const tenants::Window& window, ArmSamples& samples) {
     if (window.duration_ns == 0) return;
     samples[0].push_back(static_cast<double>(window.requests) * 1e9 / static_cast<double>(window.duration_ns));
     if (window.requests == 0) return;
@@ -238,13 +245,13 @@ class IsolationRun {
     samples[2].push_back(static_cast<double>(window.p99_ns));
   }
 
-  result::Result<void> Record(const Cell& cell, std::uint32_t round, bool swapped,
-                              std::array<std::array<std::vector<double>, kMetrics.size()>, 2>& samples) {
+  // One pair of phases is one round of the document: what its two phases share falls out of their ratio.
+  result::Result<void> Record(const Cell& cell, std::uint32_t round, bool aggressor_first, PairSamples& samples) {
     for (std::size_t metric = 0; metric < kMetrics.size(); ++metric) {
       if (!HasMetric(*cell.victim, kMetrics[metric])) continue;
       for (const std::uint32_t arm : {0U, 1U}) {
         auto added =
-            experiment_.AddSamples(cell.Name(kMetrics[metric]), round, swapped ? 1 - arm : arm,
+            experiment_.AddSamples(cell.Name(kMetrics[metric]), round, aggressor_first ? 1 - arm : arm,
                                    arm == 0 ? result::Arm::kA : result::Arm::kB, std::move(samples[arm][metric]));
         if (!added) return added;
       }
@@ -252,6 +259,7 @@ class IsolationRun {
     return {};
   }
 
+  static constexpr std::uint32_t kPairs = 3;
   static constexpr auto kWarmUp = 200ms;
   static constexpr auto kSettle = 150ms;  // a window and a half: none that began before the change is kept
 
