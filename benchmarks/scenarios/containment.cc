@@ -399,7 +399,7 @@ class FaultRun {
 
   std::string WriteBundle(std::uint32_t number, const std::optional<Trouble>& trouble, const json& evidence,
                           std::uint64_t detection_ns) {
-    const std::string name = fmt::format("crashes/{}-{}-{}", fault_.name, scenarios::ToString(job_.substrate), number);
+    std::string name = fmt::format("crashes/{}-{}-{}", fault_.name, scenarios::ToString(job_.substrate), number);
     const auto folder = journal_.folder() / name;
     std::error_code error;
     std::filesystem::create_directories(folder, error);

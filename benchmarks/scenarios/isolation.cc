@@ -138,8 +138,8 @@ std::vector<Cell> SelectCells(const RunContext& context) {
 
 class IsolationRun {
  public:
-  IsolationRun(const RunContext& context, result::Journal& journal, TenantExperiment& experiment)
-      : context_(context), journal_(journal), experiment_(experiment), plan_(PlanOf(context)) {}
+  IsolationRun(const RunContext& context, TenantExperiment& experiment)
+      : context_(context), experiment_(experiment), plan_(PlanOf(context)) {}
 
   result::Result<void> Run() {
     const std::vector<Cell> cells = SelectCells(context_);
@@ -264,7 +264,6 @@ class IsolationRun {
   static constexpr auto kSettle = 150ms;  // a window and a half: none that began before the change is kept
 
   const RunContext& context_;
-  result::Journal& journal_;
   TenantExperiment& experiment_;
   Plan plan_;
   std::string failure_;
@@ -276,7 +275,7 @@ result::Result<void> RunIsolation(const RunContext& context, result::Journal& jo
   if (!SelectCells(context).empty()) {
     auto experiment = TenantExperiment::Create(context, journal);
     if (!experiment) return Fail(experiment.error());
-    if (auto done = IsolationRun(context, journal, **experiment).Run(); !done || StopSignal() != 0) return done;
+    if (auto done = IsolationRun(context, **experiment).Run(); !done || StopSignal() != 0) return done;
   }
   return RunAttribution(context, journal);
 }

@@ -37,7 +37,7 @@ class LatencyHistogram {
 
   void Merge(const LatencyHistogram& other) {
     for (std::size_t i = 0; i < other.counts_.size(); ++i) {
-      if (other.counts_[i] != 0) Record(other.HighestOf(i), other.counts_[i]);
+      if (other.counts_[i] != 0) Record(HighestOf(i), other.counts_[i]);
     }
   }
 
