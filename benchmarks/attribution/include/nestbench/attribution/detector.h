@@ -1,93 +1,81 @@
-// Names the noisy neighbour among guests, from what an operator sees from outside (window.h). Not what the guests say,
-// and not what they were told to do.
+// Names the noisy neighbour among guests, from what an operator sees from outside: CPU time, time spent waiting for a
+// CPU, exits, on which CPU. Not what the guests say, and not what they were told to do.
 //
-// Each guest is measured against its own past: median and median absolute deviation of recent windows in which nobody
-// was disturbed.
-// - *Use* rises: CPU time beyond the past, and the kernel's work behind exits, faults and switches beyond the past. What
-//   all guests share (the host became slower, so that everything takes more CPU time) is no rise.
-// - *Harm*: waiting for a CPU beyond the past; or more CPU time for each exit or sleep than in the past (caches, memory
-//   bandwidth, a sibling thread). Waiting is shared by those on the same CPU, slowness by all.
-// - A guest is accused when its use rose, it is among the largest rises that could have done the harm, and the rises
-//   explain enough of it; evidence adds up over windows (CUSUM), so that a weak disturbance takes longer than a strong
-//   one. Several may be accused at once.
-// - A guest that was held up does more afterwards than it used to. That is its due, and not held against it.
-// - Harm that no guest's rise explains is the host's (steal, other processes): host_trouble(), never a guest.
+// A guest is accused when its use rises well above what it used to use while others that share its CPU begin to wait,
+// or get less done than they used to, and its rise is the largest there is. Both are measured against each guest's own
+// past: the median of recent windows in which nobody was accused. Waiting without anybody's rise is the host's own
+// doing (steal, a noisy host) and accuses nobody.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "nestbench/attribution/window.h"
-
 namespace nestbench::attribution {
+
+// What one guest did in one window.
+struct GuestWindow {
+  std::uint64_t guest = 0;  // the caller's number for it
+  int cpu = -1;             // where it ran last; -1: not known, then it shares with everyone
+  std::uint64_t cpu_ns = 0;
+  std::uint64_t run_queue_wait_ns = 0;
+  std::optional<std::uint64_t> exits;
+};
+
+struct Window {
+  std::uint64_t at_ns = 0;  // its end
+  std::uint64_t duration_ns = 0;
+  std::vector<GuestWindow> guests;
+};
 
 struct Detection {
   std::uint64_t at_ns = 0;
   std::uint64_t guest = 0;
-  double score = 0;  // 0 to 1: how much of the harm within its reach its rise explains
+  double score = 0;  // 0 to 1: how much of what the CPU's guests use beyond their past is this one's
   std::vector<std::uint64_t> victims;
   std::string cause;  // words with numbers
 };
 
-// Guests suffer and none of them did it.
-struct HostTrouble {
-  std::uint64_t at_ns = 0;
-  double suffering = 0;  // of a CPU, of all victims together
-  std::vector<std::uint64_t> victims;
-  std::string cause;  // words with numbers
-};
-
-// Shares are of one CPU's time, so that rise and harm have one unit.
 struct DetectorOptions {
-  std::size_t history = 25;         // windows that make a guest's past
-  std::size_t learn = 8;            // of them, before anybody is accused
-  double least_rise = 0.08;         // beyond the past, to be a suspect
-  double least_suffering = 0.06;    // of all victims together
-  double least_victim = 0.03;       // of one
-  double among_largest = 0.5;       // of the largest rise: the least of another suspect's
-  double alarm = 2.0;               // evidence; a window adds between 0.5 (just enough) and 1.5 (twice that or more)
-  std::size_t catch_up_least = 5;   // windows after its last harm in which a victim's rise is its due
-  std::size_t catch_up_most = 25;   // the same, while it has not yet made up for what it lost
-  std::size_t thaw = 240;           // of so many disturbed windows one is learnt: what lasts becomes the rule
+  std::size_t history = 25;       // windows that make a guest's past
+  std::size_t learn = 8;          // before anybody is accused
+  std::size_t confirm = 2;        // windows in a row
+  double least_rise = 0.08;       // of a CPU, beyond the guest's past
+  double least_suffering = 0.06;  // of a CPU, of all victims together: waiting more, or running less
+  double least_victim = 0.03;     // of one
+  std::size_t catch_up = 15;      // windows after its last harm in which a victim that does more is no suspect
 };
 
-// Streaming; deterministic; one thread. Guests may come and go. Without a guest's past there is no accusation and no
-// victim: it is learnt first.
+// Streaming; deterministic; one thread. Guests may come and go.
 class Detector {
  public:
-  explicit Detector(DetectorOptions options = {});
-  ~Detector();
-  Detector(Detector&&) noexcept;
-  Detector& operator=(Detector&&) noexcept;
+  explicit Detector(DetectorOptions options = {}) : options_(options) {}
 
-  // Empty for most windows. One detection for each guest that is accused, in every window in which it still is; the
-  // one that explains most first.
+  // Empty for most windows. One detection for each guest that is accused, in every window in which it still is.
   std::vector<Detection> Observe(const Window& window);
 
-  // Of the last window.
-  [[nodiscard]] const std::optional<HostTrouble>& host_trouble() const { return host_trouble_; }
-
  private:
-  struct Past;
-  struct Now;
-  struct Harm;
-  [[nodiscard]] Now Measure(const Window& window, const GuestWindow& guest);
-  void RemoveCommonMode(std::vector<Now>& guests) const;
-  void JudgeRiseAndHarm(const Window& window, std::vector<Now>& guests) const;
-  void Accuse(const Window& window, std::vector<Now>& guests, std::vector<Detection>& detections);
-  void JudgeHost(const Window& window, const std::vector<Now>& guests);
-  void Learn(const Window& window, std::vector<Now>& guests);
+  struct Past {
+    std::deque<double> use;      // CPU time over time
+    std::deque<double> waiting;  // for a CPU, over time
+    std::size_t suspected = 0;   // windows in a row
+    std::size_t owed = 0;        // windows in which it may catch up on what it lost
+  };
+  struct Now {
+    const GuestWindow* guest;
+    double use;
+    double waiting;
+    double rise;
+    double suffering;
+    Past* past;
+  };
+  [[nodiscard]] std::optional<Detection> Accuse(const Window& window, std::vector<Now*>& sharing);
 
   DetectorOptions options_;
   std::map<std::uint64_t, Past> past_;
-  std::unique_ptr<Past> host_past_;
-  double host_evidence_ = 0;
-  std::uint64_t windows_ = 0;
-  std::optional<HostTrouble> host_trouble_;
 };
 
 }  // namespace nestbench::attribution
