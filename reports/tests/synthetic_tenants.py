@@ -182,7 +182,7 @@ def failing_ramp(how: str, host_at_edge: Raw, workload: str = "memory", good: in
     return experiment("density", workload, "vm", setup, [*records, end("exhaustion", good)])
 
 
-def density_measurements(guests: int = 500, memory_factor: float = 1.12, rate_factor: float = 0.93) -> list[Raw]:
+def density_measurements(guests: int = 2000, memory_factor: float = 1.12, rate_factor: float = 0.93) -> list[Raw]:
     """Guests that wait, beside the floor: memory and start rate."""
     found = []
     parts = {"total": 518.0 * 1024, "guest_ram": 64.0 * 1024, "vmm_private": 90.0 * 1024, "kernel": 364.0 * 1024}
