@@ -3,6 +3,7 @@
 
 #include <elf.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -74,12 +75,12 @@ class ElfBuilder {
   }
 
   [[nodiscard]] std::vector<std::byte> Build() const {
-    std::vector<std::byte> file(kFirstContentOffset);
+    std::vector<std::byte> file(kFirstContentOffset + content_.size());
     std::memcpy(file.data(), &header, sizeof(header));
     if (!programs.empty()) {
       std::memcpy(file.data() + sizeof(header), programs.data(), programs.size() * sizeof(Elf64_Phdr));
     }
-    file.insert(file.end(), content_.begin(), content_.end());
+    std::ranges::copy(content_, file.begin() + kFirstContentOffset);
     return file;
   }
 
