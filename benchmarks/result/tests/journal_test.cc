@@ -45,7 +45,7 @@ TEST(Journal, WritesADocumentThatHoldsEverythingAdded) {
   EXPECT_EQ(body["measurements"][2]["status"], "unsupported");
   ASSERT_EQ(body["experiments"].size(), 1U);
   json experiment = ToJson(SampleExperiment());
-  experiment["records"] = {SampleRecord()};
+  experiment["records"] = json::array({SampleRecord()});
   EXPECT_EQ(body["experiments"][0], experiment);
   EXPECT_EQ(body["findings"][0]["id"], "sample");
   EXPECT_EQ(body["capability"].size(), 2U);
