@@ -114,6 +114,14 @@ void ChooseDoorbell(const probe::HostReport& host, RunContext& context) {
   }
 }
 
+// One line for all controllers: they are mostly missing for one reason.
+std::string DescribeMissing(const std::vector<std::string>& missing) {
+  std::vector<std::string_view> controllers;
+  for (const std::string& entry : missing) controllers.push_back(std::string_view(entry).substr(0, entry.find(':')));
+  return fmt::format("no cgroups of our own for {}; {}", fmt::join(controllers, ", "),
+                     missing.empty() ? "" : missing.front());
+}
+
 // Groups and zones for the scenarios with many tenants; what cannot be had is said and does without.
 void PrepareTenants(const RunRequest& request, std::optional<tenancy::CgroupTree>& cgroups, RunContext& context) {
   if (auto removed = tenancy::CgroupTree::RemoveStale(); !removed) {
@@ -130,7 +138,7 @@ void PrepareTenants(const RunRequest& request, std::optional<tenancy::CgroupTree
   if (!tree) {
     context.cgroups_unsupported = tree.error().ToString();
   } else if (!tree->Enforces(tenancy::CgroupController::kMemory) || !tree->Enforces(tenancy::CgroupController::kPids)) {
-    context.cgroups_unsupported = fmt::format("cgroups: {}", fmt::join(tree->missing(), "; "));
+    context.cgroups_unsupported = DescribeMissing(tree->missing());
   } else {
     context.cgroups = &cgroups.emplace(std::move(*tree));
   }

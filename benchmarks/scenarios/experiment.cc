@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <set>
 #include <utility>
 
 #include "nestbench/result/id.h"
@@ -27,6 +29,19 @@ constexpr auto kReadyLimit = 10s;
 constexpr auto kRemoveLimit = 30s;
 constexpr std::chrono::nanoseconds kPollStep = 50ms;  // how soon a stop request is seen
 
+// Files in the temporary folders that bear our name. Tenants make none: this is how one would be seen.
+std::set<std::string> TemporaryFiles() {
+  std::set<std::string> found;
+  std::error_code ignored;
+  const std::filesystem::path temporary = std::filesystem::temp_directory_path(ignored);
+  for (const std::filesystem::path& folder : {temporary, std::filesystem::path("/dev/shm")}) {
+    for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+      if (entry.path().filename().string().starts_with("nestbench")) found.insert(entry.path().string());
+    }
+  }
+  return found;
+}
+
 }  // namespace
 
 std::string ErrnoName(int error_number) {
@@ -44,7 +59,11 @@ vmm::Result<std::unique_ptr<TenantExperiment>> TenantExperiment::Create(const Ru
 
 TenantExperiment::TenantExperiment(const RunContext& context, result::Journal& journal,
                                    std::unique_ptr<tenancy::Fleet> fleet)
-    : context_(context), journal_(journal), fleet_(std::move(fleet)), loader_(context, *fleet_) {
+    : context_(context),
+      journal_(journal),
+      fleet_(std::move(fleet)),
+      loader_(context, *fleet_),
+      files_before_(TemporaryFiles()) {
   fleet_->SetPlacement([this](const Tenant& tenant) { return Place(tenant); });
   if (context.zone) fleet_->SetZoneCommand(context.zone);
   if (context.cgroups != nullptr) (void)context.cgroups->Add(fleet_->zygote_pid());  // Place() says what fails
@@ -239,7 +258,9 @@ json TenantExperiment::LeftBehind() const {
   }
   std::uint64_t groups = 0;
   if (context_.cgroups != nullptr) groups = context_.cgroups->CountGroups();
-  return {{"processes", processes}, {"cgroups", groups}, {"files", 0}};
+  const auto files = std::ranges::count_if(TemporaryFiles(),
+                                           [this](const std::string& path) { return !files_before_.contains(path); });
+  return {{"processes", processes}, {"cgroups", groups}, {"files", files}};
 }
 
 result::Result<std::string> TenantExperiment::Announce(const MeasurementName& name, result::Status status,

@@ -94,7 +94,7 @@ class TenantExperiment {
   // {layout, own, missing[]}.
   [[nodiscard]] nlohmann::json CgroupsJson() const;
 
-  // Processes, groups and files that are still there although every tenant was ended.
+  // Processes, groups and files (in the temporary folders) that are still there although every tenant was ended.
   [[nodiscard]] nlohmann::json LeftBehind() const;
 
   // Announces the measurement with its first samples.
@@ -117,7 +117,8 @@ class TenantExperiment {
   std::map<tenancy::TenantId, TenantLoad> load_of_;
   std::map<tenancy::TenantId, tenancy::Cgroup> group_of_;
   std::vector<tenancy::TenantId> observed_;
-  std::set<std::string> announced_;  // ids
+  std::set<std::string> announced_;     // ids
+  std::set<std::string> files_before_;  // of ours, in the temporary folders
   std::uint64_t run_queue_wait_ns_ = 0;
   std::uint64_t run_oom_kills_ = 0;
   std::uint64_t throttled_ns_ = 0;
