@@ -144,12 +144,11 @@ class TreeMaker {
     state_.hierarchies.push_back(std::move(hierarchy));  // from here on RemoveAll() undoes it
     CgroupHierarchyInUse& used = state_.hierarchies.back();
     for (const CgroupController controller : serves) {
-      if (!used.is_v2 || !IsDelegated(controller)) {
-        used.serves.push_back(controller);
-      } else if (auto delegated = Delegate(used, controller); delegated) {
+      const auto usable = used.is_v2 && IsDelegated(controller) ? Delegate(used, controller) : Result<>();
+      if (usable) {
         used.serves.push_back(controller);
       } else {
-        Miss(controller, delegated.error().ToString());
+        Miss(controller, usable.error().ToString());
       }
     }
     if (used.is_v2 && !used.serves.empty()) {
@@ -225,7 +224,7 @@ bool HoldsThisProcess(const CgroupFiles& files, const std::string& folder) {
 
 void FindRuns(const CgroupFiles& files, const std::string& folder, int depth, std::vector<std::string>& found) {
   for (const std::string& name : files.Subfolders(folder)) {
-    const std::string path = folder + "/" + name;
+    const std::string path = GroupIn(folder, name);
     if (!RunIdOf(name).empty()) {
       found.push_back(path);
     } else if (depth < kMostDepth) {
@@ -303,8 +302,8 @@ Result<CgroupTree> CgroupTree::Create(CgroupTreeOptions options) {
   return CgroupTree(std::move(state));
 }
 
-Result<std::size_t> CgroupTree::RemoveStale(std::shared_ptr<const CgroupFiles> given) {
-  const auto files = given ? std::move(given) : std::make_shared<const CgroupFiles>();
+Result<std::size_t> CgroupTree::RemoveStale(std::shared_ptr<const CgroupFiles> files) {
+  if (!files) files = std::make_shared<const CgroupFiles>();
   std::set<std::string> mount_points;
   if (const auto mounts = files->Read("/proc/self/mountinfo")) {
     for (const system_files::Mount& mount : system_files::ParseMountInfo(*mounts)) {

@@ -95,7 +95,7 @@ constexpr int kMostPasses = 100;
 Result<bool> KillOnce(const CgroupFiles& files, const std::string& folder) {
   bool found = false;
   for (const std::string& name : files.Subfolders(folder)) {
-    auto below = KillOnce(files, folder + "/" + name);
+    auto below = KillOnce(files, GroupIn(folder, name));
     if (!below) return below;
     found = found || *below;
   }
@@ -112,12 +112,12 @@ Result<bool> KillOnce(const CgroupFiles& files, const std::string& folder) {
 
 void CollectProcesses(const CgroupFiles& files, const std::string& folder, std::vector<int>& pids) {
   for (const int pid : ProcessesOf(files, folder)) pids.push_back(pid);
-  for (const std::string& name : files.Subfolders(folder)) CollectProcesses(files, folder + "/" + name, pids);
+  for (const std::string& name : files.Subfolders(folder)) CollectProcesses(files, GroupIn(folder, name), pids);
 }
 
 Result<> RemoveTree(const CgroupFiles& files, const std::string& folder) {
   for (const std::string& name : files.Subfolders(folder)) {
-    if (auto removed = RemoveTree(files, folder + "/" + name); !removed) return removed;
+    if (auto removed = RemoveTree(files, GroupIn(folder, name)); !removed) return removed;
   }
   return files.RemoveFolder(folder);
 }

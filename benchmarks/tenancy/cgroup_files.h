@@ -39,6 +39,11 @@ class CgroupFiles {
   std::filesystem::path root_;
 };
 
+// The path of a group below another one.
+inline std::string GroupIn(const std::string& folder, const std::string& name) {
+  return std::filesystem::path(folder) / name;
+}
+
 // Processes of one group, without those of its children and without those that this PID namespace cannot name (0).
 std::vector<int> ProcessesOf(const CgroupFiles& files, const std::string& folder);
 

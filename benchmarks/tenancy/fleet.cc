@@ -85,9 +85,9 @@ std::uint64_t NowNs() {
 
 std::string Tenant::DescribeEnd() const {
   std::string text;
-  const auto add = [&text](std::string part) {
+  const auto add = [&text](const std::string& part) {
     if (!text.empty()) text += "; ";
-    text += std::move(part);
+    text += part;
   };
   if (!lie.empty()) add("ended for its message: " + lie);
   if (fault) add(fault->cause);

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <ranges>
 #include <utility>
 
 namespace nestbench::tenancy {
@@ -59,10 +60,10 @@ std::vector<Placement> FindPlacements(const std::string& synthetic) {
   using Fits = std::function<bool(hwloc_obj_t, hwloc_obj_t)>;
   // From the last CPU down: the first ones do most of the kernel's and the supervisor's work.
   const auto find = [&](const char* name, const char* why_not, const Fits& fits) {
-    for (auto victim = cpus.rbegin(); victim != cpus.rend(); ++victim) {
-      for (auto aggressor = cpus.rbegin(); aggressor != cpus.rend(); ++aggressor) {
-        if (!fits(*victim, *aggressor)) continue;
-        return Placement{name, static_cast<int>((*victim)->os_index), static_cast<int>((*aggressor)->os_index), ""};
+    for (hwloc_obj* victim : std::views::reverse(cpus)) {
+      for (hwloc_obj* aggressor : std::views::reverse(cpus)) {
+        if (!fits(victim, aggressor)) continue;
+        return Placement{name, static_cast<int>(victim->os_index), static_cast<int>(aggressor->os_index), ""};
       }
     }
     return Placement{name, -1, -1, cpus.empty() ? "hwloc does not know this machine's CPUs" : why_not};

@@ -47,7 +47,7 @@ class RawUserVm {
   [[nodiscard]] const RawVm& vm() const { return vm_; }
 
  private:
-  bool SetUpFeatures(const RawCpuid& cpuid);  // CPUID and XCR0; whether there is XSAVE
+  bool SetUpFeatures(const RawCpuid& supported);  // CPUID and XCR0; whether there is XSAVE
   void EnterUserMode(std::uint64_t entry, bool has_xsave);
 
   RawVm vm_;

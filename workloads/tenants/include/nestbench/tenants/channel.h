@@ -61,7 +61,7 @@ class Channel {
 
   // Takes the next message if there is one; never waits. kMalformed for what is no message: the sender is not to be
   // trusted any further. Descriptors beyond the one that the type may carry are closed.
-  vmm::Result<Outcome> Receive(ReceivedMessage& message) const;
+  vmm::Result<Outcome> Receive(ReceivedMessage& received) const;
 
   [[nodiscard]] int get() const { return socket_.get(); }
   [[nodiscard]] bool valid() const { return socket_.valid(); }
