@@ -19,8 +19,8 @@
 #include "nestbench/scenarios/progress.h"
 #include "nestbench/scenarios/run_context.h"
 #include "nestbench/substrates/protocol.h"
+#include "nestbench/vmm/digest/sha256.h"
 #include "nestbench/vmm/loader/loaded_file.h"
-#include "nestbench/vmm/loader/sha256.h"
 #include "round_budget.h"
 
 namespace nestbench::scenarios {

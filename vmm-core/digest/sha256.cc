@@ -1,4 +1,4 @@
-#include "nestbench/vmm/loader/sha256.h"
+#include "nestbench/vmm/digest/sha256.h"
 
 #include <openssl/evp.h>
 

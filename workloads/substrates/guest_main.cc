@@ -12,8 +12,8 @@
 
 #include "confine.h"
 #include "nestbench/substrates/measure.h"
+#include "nestbench/vmm/digest/sha256.h"
 #include "nestbench/vmm/loader/loaded_file.h"
-#include "nestbench/vmm/loader/sha256.h"
 
 namespace nestbench::substrates {
 namespace {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "nestbench/substrates/mailbox_reader.h"
-#include "nestbench/vmm/loader/sha256.h"
+#include "nestbench/vmm/digest/sha256.h"
 
 namespace nestbench::substrates {
 namespace {

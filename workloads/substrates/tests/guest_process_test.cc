@@ -18,9 +18,9 @@
 #include <vector>
 
 #include "nestbench/substrates/substrate.h"
+#include "nestbench/vmm/digest/sha256.h"
 #include "nestbench/vmm/loader/elf.h"
 #include "nestbench/vmm/loader/loaded_file.h"
-#include "nestbench/vmm/loader/sha256.h"
 
 namespace nestbench::substrates {
 namespace {
