@@ -38,6 +38,7 @@ constexpr double kKeepsUp = 0.95;  // of the offered throughput
 constexpr std::size_t kStartsInFlight = 4;
 constexpr auto kStartLimit = 30s;
 constexpr auto kFloorLimit = 120s;
+constexpr auto kBetweenRounds = 500ms;
 constexpr auto kSettle = 300ms;  // after a change of the number, before measuring
 constexpr auto kReportLimit = 20s;
 
@@ -188,11 +189,7 @@ class Ramp {
       if (auto calibrated = Calibrate(); !calibrated) return calibrated;
     }
     has_floor_ = job_.kind == Kind::kIdle && job_.substrate == TenantSubstrate::kVm;
-    if (has_floor_) {
-      if (auto measured = MeasureFloor(); !measured || StopSignal() != 0) return measured;
-      experiment_.RestartMemoryTotal();
-    }
-    auto done = job_.kind == Kind::kIdle ? StepTo(max_, 0) : Climb();
+    auto done = job_.kind == Kind::kIdle ? Idle() : Climb();
     if (!done) return done;
     return Finish();
   }
@@ -202,8 +199,37 @@ class Ramp {
 
   [[nodiscard]] std::uint64_t SloNs() const { return context_.density.slo_p99_ns; }
 
-  // The floor of the same number of guests with the same memory, directly before ours: a program of raw ioctls.
-  result::Result<void> MeasureFloor() {
+  // Beside a floor in alternating order, so that neither always comes to a host that the other has warmed or worn.
+  // Odd: the last round is one that leaves our guests alive, whose end is measured as well.
+  static constexpr std::uint32_t kFloorRounds = 3;
+
+  result::Result<void> Idle() {
+    if (!has_floor_) return StepTo(max_, 0);
+    for (std::uint32_t round = 0; round < kFloorRounds && StopSignal() == 0 && !failure_; ++round) {
+      const bool floor_first = round % 2 == 0;
+      if (floor_first) {
+        EndAll();
+        if (auto measured = MeasureFloor(round, 0); !measured || StopSignal() != 0) return measured;
+      }
+      EndAll();
+      experiment_.RestartMemoryTotal();
+      if (auto done = StepTo(max_, round); !done) return done;
+      if (floor_first || StopSignal() != 0 || failure_) continue;
+      EndAll();
+      if (auto measured = MeasureFloor(round, 1); !measured) return measured;
+    }
+    return {};
+  }
+
+  // Ends the guests of a round and gives the kernel time to take back what was theirs.
+  void EndAll() {
+    (void)experiment_.Remove(running_);
+    running_.clear();
+    experiment_.PollFor(kBetweenRounds);
+  }
+
+  // The floor of the same number of guests with the same memory: a program of raw ioctls.
+  result::Result<void> MeasureFloor(std::uint32_t round, std::uint32_t order) {
     const auto announce = [&](std::string_view workload, result::Params params, std::string_view unit,
                               result::Direction direction) {
       params["guests"] = static_cast<std::int64_t>(max_);
@@ -233,11 +259,12 @@ class Ramp {
                                                                                             : -1;
       };
       if (number("guests_per_s") > 0 && number("memory_per_guest_bytes") > 0) {
-        if (auto added = experiment_.AddSamples(memory, 0, 0, result::Arm::kA, {number("memory_per_guest_bytes")});
+        if (auto added =
+                experiment_.AddSamples(memory, round, order, result::Arm::kA, {number("memory_per_guest_bytes")});
             !added) {
           return added;
         }
-        return experiment_.AddSamples(rate, 0, 0, result::Arm::kA, {number("guests_per_s")});
+        return experiment_.AddSamples(rate, round, order, result::Arm::kA, {number("guests_per_s")});
       }
       failure = "the density floor said: " + child->output.substr(0, 200);
     }

@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 
 #include <cerrno>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -23,19 +24,31 @@ struct Request {
 
 #define NESTBENCH_KVM_REQUEST(request) (::nestbench::vmm::internal::Request{request, #request})
 
+// What a failure is described with: a text, or a function that formats one and is called only then. A guest that starts
+// makes dozens of calls that succeed.
+template <typename Detail>
+Error CallFailed(std::string_view name, int error_number, const Detail& detail) {
+  if constexpr (std::invocable<Detail>) {
+    return Error::System(name, error_number, detail());
+  } else {
+    return Error::System(name, error_number, std::string(detail));
+  }
+}
+
 // For requests whose argument is a plain integer (or none). Returns the ioctl's result.
-inline Result<int> Call(int fd, const Request& request, unsigned long argument = 0, std::string detail = {}) {
+template <typename Detail = std::string_view>
+Result<int> Call(int fd, const Request& request, unsigned long argument = 0, const Detail& detail = {}) {
   const int result = ::ioctl(fd, request.number, argument);
-  if (result < 0) return Fail(Error::System(request.name, errno, std::move(detail)));
+  if (result < 0) return Fail(CallFailed(request.name, errno, detail));
   return result;
 }
 
 // For requests that take a pointer to exactly T.
-template <unsigned long kNumber, typename T>
-Result<int> CallWith(int fd, std::string_view name, T* argument, std::string detail = {}) {
+template <unsigned long kNumber, typename T, typename Detail = std::string_view>
+Result<int> CallWith(int fd, std::string_view name, T* argument, const Detail& detail = {}) {
   static_assert(_IOC_SIZE(kNumber) == sizeof(T), "the argument's type is not the one this ioctl takes");
   const int result = ::ioctl(fd, kNumber, argument);
-  if (result < 0) return Fail(Error::System(name, errno, std::move(detail)));
+  if (result < 0) return Fail(CallFailed(name, errno, detail));
   return result;
 }
 

@@ -52,7 +52,8 @@ InternalErrorExit DecodeInternalError(const kvm_run& run, std::unique_ptr<VcpuSn
 Result<Vcpu> Vcpu::Create(const Vm& vm, abi::VcpuId id) {
   if (auto installed = InstallKickHandler(); !installed) return Fail(std::move(installed.error()));
   const auto number = static_cast<std::uint32_t>(id);
-  auto fd = internal::Call(vm.fd(), NESTBENCH_KVM_REQUEST(KVM_CREATE_VCPU), number, fmt::format("vCPU {}", number));
+  auto fd = internal::Call(vm.fd(), NESTBENCH_KVM_REQUEST(KVM_CREATE_VCPU), number,
+                           [&] { return fmt::format("vCPU {}", number); });
   if (!fd) return Fail(std::move(fd.error()));
   UniqueFd owned(*fd);
   void* base = ::mmap(nullptr, vm.vcpu_mmap_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, owned.get(), 0);

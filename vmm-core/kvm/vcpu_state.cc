@@ -154,7 +154,8 @@ Result<void> Vcpu::InjectNmi() {
 Result<kvm_translation> Vcpu::Translate(abi::GuestVirtAddr address) const {
   kvm_translation translation = {};
   translation.linear_address = address.value();
-  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_TRANSLATE, &translation, fmt::format("{:#x}", address.value()));
+  auto done =
+      NESTBENCH_KVM_CALL(fd_.get(), KVM_TRANSLATE, &translation, [&] { return fmt::format("{:#x}", address.value()); });
   if (!done) return Fail(std::move(done.error()));
   return translation;
 }

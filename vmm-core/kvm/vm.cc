@@ -24,7 +24,8 @@ std::uint64_t DirtyBitmap::CountDirty() const {
 Result<Vm> Vm::Create(const KvmDevice& device, unsigned long type) {
   // EINTR: creating a VM takes locks that a signal may interrupt; the call has no effect then.
   for (;;) {
-    auto fd = Call(device.fd(), NESTBENCH_KVM_REQUEST(KVM_CREATE_VM), type, fmt::format("type {}", type));
+    auto fd =
+        Call(device.fd(), NESTBENCH_KVM_REQUEST(KVM_CREATE_VM), type, [&] { return fmt::format("type {}", type); });
     if (fd) return Vm(UniqueFd(*fd), device.vcpu_mmap_bytes());
     if (fd.error().error_number != EINTR) return Fail(std::move(fd.error()));
   }
@@ -37,9 +38,10 @@ Result<void> Vm::SetSlot(std::uint32_t slot, const Slot& value) {
   region.guest_phys_addr = value.range.start.value();
   region.memory_size = value.range.size_bytes;
   region.userspace_addr = value.host_address;
-  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_SET_USER_MEMORY_REGION, &region,
-                                 fmt::format("slot {}, guest-physical [{:#x}, +{:#x}), flags {:#x}", slot,
-                                             region.guest_phys_addr, region.memory_size, region.flags));
+  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_SET_USER_MEMORY_REGION, &region, [&] {
+    return fmt::format("slot {}, guest-physical [{:#x}, +{:#x}), flags {:#x}", slot, region.guest_phys_addr,
+                       region.memory_size, region.flags);
+  });
   if (!done) return Fail(std::move(done.error()));
   return {};
 }
@@ -101,7 +103,7 @@ Result<DirtyBitmap> Vm::GetDirtyLog(std::uint32_t slot) const {
   kvm_dirty_log log = {};
   log.slot = slot;
   log.dirty_bitmap = words.data();
-  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_GET_DIRTY_LOG, &log, fmt::format("slot {}", slot));
+  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_GET_DIRTY_LOG, &log, [&] { return fmt::format("slot {}", slot); });
   if (!done) return Fail(std::move(done.error()));
   return DirtyBitmap(pages, std::move(words));
 }
@@ -119,7 +121,7 @@ Result<void> Vm::ClearDirtyLog(std::uint32_t slot, const DirtyBitmap& pages) {
   clear.slot = slot;
   clear.num_pages = static_cast<std::uint32_t>(pages.pages());
   clear.dirty_bitmap = words.data();
-  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_CLEAR_DIRTY_LOG, &clear, fmt::format("slot {}", slot));
+  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_CLEAR_DIRTY_LOG, &clear, [&] { return fmt::format("slot {}", slot); });
   if (!done) return Fail(std::move(done.error()));
   return {};
 }
@@ -174,7 +176,8 @@ Result<void> Vm::ChangeIrqFd(int eventfd, std::uint32_t gsi, int resample_eventf
     irqfd.flags |= KVM_IRQFD_FLAG_RESAMPLE;
     irqfd.resamplefd = static_cast<std::uint32_t>(resample_eventfd);
   }
-  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_IRQFD, &irqfd, fmt::format("gsi {}, flags {:#x}", gsi, irqfd.flags));
+  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_IRQFD, &irqfd,
+                                 [&] { return fmt::format("gsi {}, flags {:#x}", gsi, irqfd.flags); });
   if (!done) return Fail(std::move(done.error()));
   return {};
 }
@@ -195,9 +198,10 @@ Result<void> Vm::ChangeIoEvent(int eventfd, const IoEventMatch& match, std::uint
   event.datamatch = match.value;
   event.flags =
       flags | (match.is_port ? KVM_IOEVENTFD_FLAG_PIO : 0U) | (match.match_value ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0U);
-  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_IOEVENTFD, &event,
-                                 fmt::format("{} {:#x}, {} bytes, flags {:#x}", match.is_port ? "port" : "address",
-                                             event.addr, event.len, event.flags));
+  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_IOEVENTFD, &event, [&] {
+    return fmt::format("{} {:#x}, {} bytes, flags {:#x}", match.is_port ? "port" : "address", event.addr, event.len,
+                       event.flags);
+  });
   if (!done) return Fail(std::move(done.error()));
   return {};
 }
@@ -212,7 +216,7 @@ Result<void> Vm::SetIrqLine(std::uint32_t gsi, bool level) {
   kvm_irq_level line = {};
   line.irq = gsi;
   line.level = level ? 1 : 0;
-  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_IRQ_LINE, &line, fmt::format("gsi {}", gsi));
+  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_IRQ_LINE, &line, [&] { return fmt::format("gsi {}", gsi); });
   if (!done) return Fail(std::move(done.error()));
   return {};
 }
@@ -233,7 +237,8 @@ Result<int> Vm::SignalMsi(std::uint64_t address, std::uint32_t data) {
   msi.address_lo = static_cast<std::uint32_t>(address);
   msi.address_hi = static_cast<std::uint32_t>(address >> 32);
   msi.data = data;
-  return NESTBENCH_KVM_CALL(fd_.get(), KVM_SIGNAL_MSI, &msi, fmt::format("address {:#x}, data {:#x}", address, data));
+  return NESTBENCH_KVM_CALL(fd_.get(), KVM_SIGNAL_MSI, &msi,
+                            [&] { return fmt::format("address {:#x}, data {:#x}", address, data); });
 }
 
 int Vm::CheckCapability(int capability) const {
@@ -250,7 +255,8 @@ Result<void> Vm::EnableCapability(std::uint32_t capability, std::span<const std:
   request.cap = capability;
   request.flags = flags;
   std::copy(arguments.begin(), arguments.end(), std::begin(request.args));
-  auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_ENABLE_CAP, &request, fmt::format("capability {}", capability));
+  auto done =
+      NESTBENCH_KVM_CALL(fd_.get(), KVM_ENABLE_CAP, &request, [&] { return fmt::format("capability {}", capability); });
   if (!done) return Fail(std::move(done.error()));
   return {};
 }

@@ -29,7 +29,14 @@ Result<PageTableBuilder> PageTableBuilder::Create(const GuestMemory& memory, abi
     return Fail(
         Error::InvalidArgument("page-table pool", fmt::format("[{:#x}, +{:#x})", pool.start.value(), pool.size_bytes)));
   }
-  return PageTableBuilder(memory, pool);
+  PageTableBuilder builder(memory, pool);
+  if (auto touched = builder.Touch(pool.start.value()); !touched) return Fail(std::move(touched.error()));
+  return builder;
+}
+
+// A new page that is read first costs a second page fault when it is written: thousands of guests start at once.
+Result<void> PageTableBuilder::Touch(std::uint64_t table) {
+  return memory_->Write<std::uint64_t>(abi::GuestPhysAddr(table), 0);
 }
 
 Result<std::uint64_t> PageTableBuilder::NextTable(std::uint64_t table, std::uint64_t index) {
@@ -45,6 +52,7 @@ Result<std::uint64_t> PageTableBuilder::NextTable(std::uint64_t table, std::uint
   }
   const std::uint64_t next = pool_.start.value() + used_bytes_;
   used_bytes_ += abi::kPageBytes;
+  if (auto touched = Touch(next); !touched) return Fail(std::move(touched.error()));
   // Rights are given by the last level alone; the levels above allow everything.
   if (auto written = memory_->Write(entry_address, next | kPtePresent | kPteWritable | kPteUser); !written) {
     return Fail(std::move(written.error()));

@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "nestbench/abi/x86.h"
 #include "nestbench/vmm/bus/irq_line.h"
-#include "nestbench/vmm/loader/elf.h"
 #include "nestbench/vmm/machine/page_tables.h"
 #include "supervisor.h"
 
@@ -131,6 +131,8 @@ UserMachine::UserMachine(Vm vm, Vcpu vcpu, std::unique_ptr<Board> board)
 UserMachine::UserMachine(UserMachine&&) noexcept = default;
 UserMachine::~UserMachine() = default;
 
+Result<ElfImage> UserMachine::Parse(std::span<const std::byte> elf_file) { return ParseElf(elf_file, kImageRange); }
+
 Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const std::byte> elf_file,
                                         const UserMachineOptions& options) {
   const std::uint64_t arena_bytes = RoundUp(options.arena_bytes, options.guest_page_bytes);
@@ -138,8 +140,13 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
     return Fail(Error::InvalidArgument(
         "create machine", fmt::format("an arena of {} bytes; at most {}", options.arena_bytes, abi::kArenaMaxBytes)));
   }
-  auto image = ParseElf(elf_file, kImageRange);
-  if (!image) return Fail(std::move(image.error()));
+  std::optional<ElfImage> parsed;
+  if (options.image == nullptr) {
+    auto checked = Parse(elf_file);
+    if (!checked) return Fail(std::move(checked.error()));
+    parsed.emplace(std::move(*checked));
+  }
+  const ElfImage& image = parsed ? *parsed : *options.image;
   auto vm = Vm::Create(device);
   if (!vm) return Fail(std::move(vm.error()));
 
@@ -153,7 +160,7 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
   }
   auto low = add(abi::kMailboxBase, abi::kStackTop - abi::kMailboxBase, Backing::kSmallPages);
   if (!low) return Fail(std::move(low.error()));
-  const std::uint64_t image_end = image->range().start.value() + image->range().size_bytes;
+  const std::uint64_t image_end = image.range().start.value() + image.range().size_bytes;
   if (auto region = add(abi::kImageBase, RoundUp(image_end - abi::kImageBase, abi::kPageBytes), Backing::kSmallPages);
       !region) {
     return Fail(std::move(region.error()));
@@ -165,16 +172,16 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
     arena = *region;
   }
   const GuestMemory& memory = vm->memory();
-  if (auto loaded = LoadSegments(memory, *image); !loaded) return Fail(std::move(loaded.error()));
+  if (auto loaded = LoadSegments(memory, image); !loaded) return Fail(std::move(loaded.error()));
   if (auto written = internal::WriteSupervisor(memory); !written) return Fail(std::move(written.error()));
-  auto root = WritePageTables(memory, *image, arena_bytes, options.guest_page_bytes);
+  auto root = WritePageTables(memory, image, arena_bytes, options.guest_page_bytes);
   if (!root) return Fail(std::move(root.error()));
 
   auto vcpu = Vcpu::Create(*vm, abi::VcpuId{0});
   if (!vcpu) return Fail(std::move(vcpu.error()));
   auto has_xsave = SetUpFeatures(device, options.cpuid, *vcpu);
   if (!has_xsave) return Fail(std::move(has_xsave.error()));
-  if (auto entered = internal::EnterUserMode(*vcpu, *root, image->entry(), *has_xsave); !entered) {
+  if (auto entered = internal::EnterUserMode(*vcpu, *root, image.entry(), *has_xsave); !entered) {
     return Fail(std::move(entered.error()));
   }
   auto board = std::make_unique<Board>(options.serial_output);

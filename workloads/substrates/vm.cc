@@ -110,6 +110,7 @@ Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
       options.host_page_bytes == abi::kLargePageBytes ? Backing::kTransparentHuge : Backing::kSmallPages;
   machine_options.guest_page_bytes = options.guest_page_bytes;
   machine_options.cpuid = options.cpuid;
+  machine_options.image = options.parsed;
   auto machine = UserMachine::Create(device, options.image, machine_options);
   if (!machine) return Fail(std::move(machine.error()));
   std::optional<vmm::BinaryStats> stats;  // a kernel without them costs only the count

@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "nestbench/vmm/base/unique_fd.h"
@@ -50,12 +52,30 @@ using vmm::Fail;
     SCMP_SYS(pause),
 };
 
+// For the zygote's own work and for what comes before the guest runs.
+[[maybe_unused]] constexpr int kAllowedInSetUp[] = {
+    SCMP_SYS(poll),      SCMP_SYS(sched_setaffinity), SCMP_SYS(signalfd4), SCMP_SYS(fcntl),
+    SCMP_SYS(ftruncate), SCMP_SYS(memfd_create),      SCMP_SYS(seccomp),
+};
+
 #ifndef NESTBENCH_SANITIZED
 constexpr std::size_t kMaxProgramBytes = 65536;
 
-vmm::Result<> Allow(scmp_filter_ctx filter, int call) {
-  if (const int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 0); result != 0) {
-    return Fail(Error::System("seccomp_rule_add", -result, fmt::format("system call {}", call)));
+using FilterContext = std::unique_ptr<void, decltype(&seccomp_release)>;
+
+vmm::Result<FilterContext> CreateContext(std::uint32_t otherwise) {
+  FilterContext context(seccomp_init(otherwise), seccomp_release);
+  if (!context) return Fail(Error::System("seccomp_init", ENOMEM));
+  // A binary tree: the kernel runs every system call through it once when it is loaded.
+  seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
+  return context;
+}
+
+vmm::Result<> AddRules(scmp_filter_ctx filter, std::uint32_t action, std::span<const int> calls) {
+  for (const int call : calls) {
+    if (const int result = seccomp_rule_add(filter, action, call, 0); result != 0) {
+      return Fail(Error::System("seccomp_rule_add", -result, fmt::format("system call {}", call)));
+    }
   }
   return {};
 }
@@ -64,25 +84,33 @@ vmm::Result<> Allow(scmp_filter_ctx filter, int call) {
 }  // namespace
 
 #ifdef NESTBENCH_SANITIZED
-vmm::Result<SystemCallFilter> SystemCallFilter::Compile(bool /*may_fork*/) { return SystemCallFilter({}); }
+vmm::Result<SystemCallFilter> SystemCallFilter::CompileOuter() { return SystemCallFilter({}); }
+vmm::Result<SystemCallFilter> SystemCallFilter::CompileAfterSetUp(bool /*may_fork*/) { return SystemCallFilter({}); }
 vmm::Result<> SystemCallFilter::Load() const { return {}; }
 #else
-vmm::Result<SystemCallFilter> SystemCallFilter::Compile(bool may_fork) {
-  const std::unique_ptr<void, decltype(&seccomp_release)> filter(seccomp_init(SCMP_ACT_KILL_PROCESS), seccomp_release);
-  if (!filter) return Fail(Error::System("seccomp_init", ENOMEM));
-  // A binary tree: the kernel runs every system call through it once when a tenant loads it.
-  seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
-  for (const int call : kAllowed) {
-    if (auto done = Allow(filter.get(), call); !done) return Fail(std::move(done.error()));
+vmm::Result<SystemCallFilter> SystemCallFilter::CompileOuter() {
+  auto context = CreateContext(SCMP_ACT_KILL_PROCESS);
+  if (!context) return Fail(std::move(context.error()));
+  for (const std::span<const int> calls : {std::span<const int>(kAllowed), std::span<const int>(kAllowedWithProcesses),
+                                           std::span<const int>(kAllowedInSetUp)}) {
+    if (auto added = AddRules(context->get(), SCMP_ACT_ALLOW, calls); !added) return Fail(std::move(added.error()));
   }
-  if (may_fork) {
-    for (const int call : kAllowedWithProcesses) {
-      if (auto done = Allow(filter.get(), call); !done) return Fail(std::move(done.error()));
-    }
-  }
+  return Export(context->get());
+}
+
+vmm::Result<SystemCallFilter> SystemCallFilter::CompileAfterSetUp(bool may_fork) {
+  auto context = CreateContext(SCMP_ACT_ALLOW);
+  if (!context) return Fail(std::move(context.error()));
+  auto added = AddRules(context->get(), SCMP_ACT_KILL_PROCESS, kAllowedInSetUp);
+  if (added && !may_fork) added = AddRules(context->get(), SCMP_ACT_KILL_PROCESS, kAllowedWithProcesses);
+  if (!added) return Fail(std::move(added.error()));
+  return Export(context->get());
+}
+
+vmm::Result<SystemCallFilter> SystemCallFilter::Export(void* context) {
   const vmm::UniqueFd file(::memfd_create("nestbench-filter", MFD_CLOEXEC));
   if (!file.valid()) return Fail(Error::System("memfd_create", errno));
-  if (const int result = seccomp_export_bpf(filter.get(), file.get()); result != 0) {
+  if (const int result = seccomp_export_bpf(context, file.get()); result != 0) {
     return Fail(Error::System("seccomp_export_bpf", -result));
   }
   std::vector<sock_filter> program(kMaxProgramBytes / sizeof(sock_filter));

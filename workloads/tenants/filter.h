@@ -9,17 +9,23 @@
 
 namespace nestbench::tenants {
 
-// A compiled filter: made once by the zygote, loaded by each tenant with one system call. Anything that is not on its
-// list kills the process with SIGSYS.
+// A compiled filter. What it forbids kills the process with SIGSYS. A process ends up with two: the kernel takes long
+// to load a list of all that is allowed, so the zygote does that once; a short one of what goes is loaded by each
+// tenant.
 class SystemCallFilter {
  public:
-  // `may_fork`: processes and threads as well, for the tenants that test what becomes of those.
-  static vmm::Result<SystemCallFilter> Compile(bool may_fork);
+  // Allows all that the zygote and the set-up of any tenant need, and forbids everything else.
+  static vmm::Result<SystemCallFilter> CompileOuter();
+
+  // Forbids what a tenant does not need once its guest is set up, and allows everything else: for on top of the outer.
+  // `may_fork`: keeps processes and threads, for the tenants that test what becomes of those.
+  static vmm::Result<SystemCallFilter> CompileAfterSetUp(bool may_fork);
 
   // From here on; no way back. Needs PR_SET_NO_NEW_PRIVS, which it sets.
   [[nodiscard]] vmm::Result<> Load() const;
 
  private:
+  static vmm::Result<SystemCallFilter> Export(void* context);
   explicit SystemCallFilter(std::vector<sock_filter> program) : program_(std::move(program)) {}
   std::vector<sock_filter> program_;  // empty under a sanitizer, whose runtime needs calls of its own
 };

@@ -44,7 +44,9 @@ vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritanc
   }
   if (const auto mode = FlatModeOf(spawn.kind)) return substrates::CreateFlat(*mode, FlatOptionsOf(inheritance));
   substrates::SubstrateOptions options;
-  options.image = inheritance.images[spawn.image].bytes();
+  const Inheritance::Image& image = inheritance.images[spawn.image];
+  options.image = image.file.bytes();
+  options.parsed = image.parsed ? &*image.parsed : nullptr;
   options.arena_bytes = spawn.arena_bytes;
   options.host_page_bytes = spawn.host_page_bytes;
   options.guest_page_bytes = spawn.guest_page_bytes;

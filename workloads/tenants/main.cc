@@ -16,6 +16,7 @@
 #include <string_view>
 #include <utility>
 
+#include "nestbench/vmm/machine/user_machine.h"
 #include "tenant.h"
 #include "zygote.h"
 
@@ -45,7 +46,9 @@ Result<Inheritance> Prepare(int argc, char** argv) {
   for (int i = 3; i < argc; ++i) {
     auto image = vmm::LoadedFile::Read(argv[i], kMaxImageBytes);
     if (!image) return Fail(std::move(image.error()));
-    inheritance.images.push_back(std::move(*image));
+    auto parsed = vmm::UserMachine::Parse(image->bytes());
+    auto& added = inheritance.images.emplace_back(Inheritance::Image{std::move(*image), std::nullopt});
+    if (parsed) added.parsed.emplace(std::move(*parsed));  // else whoever asks for it is told why
   }
   if (auto device = vmm::KvmDevice::Open()) {
     inheritance.device.emplace(std::move(*device));
@@ -55,10 +58,13 @@ Result<Inheritance> Prepare(int argc, char** argv) {
   }
   inheritance.full_disk = vmm::UniqueFd(::open("/dev/full", O_WRONLY | O_CLOEXEC));
   for (const bool may_fork : {false, true}) {
-    auto filter = SystemCallFilter::Compile(may_fork);
+    auto filter = SystemCallFilter::CompileAfterSetUp(may_fork);
     if (!filter) return Fail(std::move(filter.error()));
     (may_fork ? inheritance.forking_filter : inheritance.filter).emplace(std::move(*filter));
   }
+  auto outer = SystemCallFilter::CompileOuter();
+  if (!outer) return Fail(std::move(outer.error()));
+  if (auto loaded = outer->Load(); !loaded) return Fail(std::move(loaded.error()));
   return inheritance;
 }
 

@@ -458,7 +458,7 @@ class Tenant {
       totals.verified = checked ? 1 : 2;
       if (!checked) LogLine(fmt::format("verify: {}", checked.error().cause));
     }
-    auto part = std::make_unique<HistogramPart>();
+    auto part = std::make_unique_for_overwrite<HistogramPart>();
     part->count = 0;
     const auto flush = [&] {
       if (part->count == 0) return;

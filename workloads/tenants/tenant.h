@@ -12,19 +12,25 @@
 #include "nestbench/tenants/channel.h"
 #include "nestbench/tenants/protocol.h"
 #include "nestbench/vmm/kvm/kvm_device.h"
+#include "nestbench/vmm/loader/elf.h"
 #include "nestbench/vmm/loader/loaded_file.h"
 
 namespace nestbench::tenants {
 
 // What every tenant of a program shares; made once, before any guest.
 struct Inheritance {
-  std::vector<vmm::LoadedFile> images;
-  std::optional<vmm::KvmDevice> device;   // none where /dev/kvm cannot be opened: only kBare then
-  std::string device_reason;              // why not
-  std::optional<vmm::CpuidPolicy> cpuid;  // that it supports: asking costs more than making a VM
-  vmm::UniqueFd full_disk;                // /dev/full: every write to it fails with ENOSPC
-  std::optional<SystemCallFilter> filter;
-  std::optional<SystemCallFilter> forking_filter;
+  // An image and, where it is one, what it says: checked once, not by each guest.
+  struct Image {
+    vmm::LoadedFile file;
+    std::optional<vmm::ElfImage> parsed;
+  };
+  std::vector<Image> images;
+  std::optional<vmm::KvmDevice> device;            // none where /dev/kvm cannot be opened: only kBare then
+  std::string device_reason;                       // why not
+  std::optional<vmm::CpuidPolicy> cpuid;           // that it supports: asking costs more than making a VM
+  vmm::UniqueFd full_disk;                         // /dev/full: every write to it fails with ENOSPC
+  std::optional<SystemCallFilter> filter;          // for after a guest's set-up
+  std::optional<SystemCallFilter> forking_filter;  // the same with processes
 };
 
 // Runs the tenant of `spawn` on this thread to its end; returns its exit code. 0: stopped as asked, or the supervisor

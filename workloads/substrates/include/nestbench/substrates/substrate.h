@@ -16,6 +16,7 @@
 
 namespace nestbench::vmm {
 class CpuidPolicy;
+class ElfImage;
 class KvmDevice;
 }  // namespace nestbench::vmm
 
@@ -46,6 +47,7 @@ struct SubstrateOptions {
   abi::Doorbell doorbell = abi::Doorbell::kPort;     // of a guest
   const vmm::KvmDevice* device = nullptr;            // borrowed; nullptr: /dev/kvm is opened
   const vmm::CpuidPolicy* cpuid = nullptr;           // borrowed: what the device supports; nullptr: it is asked
+  const vmm::ElfImage* parsed = nullptr;             // borrowed: vmm::UserMachine::Parse(image); nullptr: parsed
   bool statistics = true;                            // of a guest: exits() and statistics_fd()
   bool attach_event = false;                         // abi::kEventPort and kEventPage of a guest signal an eventfd
 };

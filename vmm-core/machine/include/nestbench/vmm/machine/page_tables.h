@@ -22,7 +22,7 @@ struct PageAccess {
 // Builds tables inside a pool of guest memory. The pool must be zero. Refers to the memory, which outlives it.
 class PageTableBuilder {
  public:
-  // kInvalidArgument when the pool is not page-aligned or smaller than one page.
+  // kInvalidArgument when the pool is not page-aligned or smaller than one page, or not in memory.
   static Result<PageTableBuilder> Create(const GuestMemory& memory, abi::GuestPhysRange pool);
 
   // Maps [virtual_start, + size_bytes) to physical_start. `page_bytes` is 4096 or 2 MiB; addresses and size are
@@ -35,6 +35,7 @@ class PageTableBuilder {
 
  private:
   PageTableBuilder(const GuestMemory& memory, abi::GuestPhysRange pool) : memory_(&memory), pool_(pool) {}
+  Result<void> Touch(std::uint64_t table);
   Result<std::uint64_t> NextTable(std::uint64_t table, std::uint64_t index);
   Result<std::span<std::byte>> LastTable(std::uint64_t virtual_address, bool large);
 

@@ -26,6 +26,7 @@
 #include "nestbench/vmm/kvm/kvm_device.h"
 #include "nestbench/vmm/kvm/vcpu.h"
 #include "nestbench/vmm/kvm/vm.h"
+#include "nestbench/vmm/loader/elf.h"
 #include "nestbench/vmm/machine/stop.h"
 
 namespace nestbench::vmm {
@@ -36,10 +37,14 @@ struct UserMachineOptions {
   std::uint64_t guest_page_bytes = abi::kPageBytes;  // how the guest maps it: 4096 or 2 MiB
   ByteSink* serial_output = nullptr;                 // of COM1; borrowed; nullptr drops it
   const CpuidPolicy* cpuid = nullptr;                // what device.SupportedCpuid() says; borrowed; nullptr: asked
+  const ElfImage* image = nullptr;                   // what Parse() says of the file; borrowed; nullptr: parsed
 };
 
 class UserMachine {
  public:
+  // Checks an image as hostile: once, where it is to be loaded many times. Refers to the bytes, which outlive it.
+  static Result<ElfImage> Parse(std::span<const std::byte> elf_file);
+
   // Loads `elf_file` (checked as hostile) and prepares the vCPU to enter it. Errors name what failed: a malformed
   // image, memory, or an ioctl.
   static Result<UserMachine> Create(const KvmDevice& device, std::span<const std::byte> elf_file,
