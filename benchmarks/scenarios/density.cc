@@ -35,7 +35,7 @@ using vmm::Fail;
 constexpr std::uint64_t kMs = 1'000'000;
 constexpr std::uint64_t kMiB = 1ULL << 20;
 constexpr double kKeepsUp = 0.95;  // of the offered throughput
-constexpr std::size_t kStartsInFlight = 4;
+constexpr std::size_t kStartsInFlight = 8;
 constexpr auto kStartLimit = 30s;
 constexpr auto kFloorLimit = 120s;
 constexpr auto kBetweenRounds = 500ms;

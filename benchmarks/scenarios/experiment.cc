@@ -107,19 +107,14 @@ vmm::Result<TenantId> TenantExperiment::AddReady(const TenantLoad& load, TenantS
   return Fail(Error::Unsupported("start tenant", fmt::format("{}: {}", failure.how, failure.evidence)));
 }
 
-// Every tenant has a group of its own where that costs nothing that is measured: an idle one without limits shares the
-// group of the run.
 vmm::Result<> TenantExperiment::Place(const Tenant& tenant) {
   if (context_.cgroups == nullptr) return {};
   const auto found = load_of_.find(tenant.id);
-  const bool has_limits =
-      found != load_of_.end() && (found->second.memory_limit_bytes != 0 || found->second.process_limit != 0);
-  const bool is_idle = found != load_of_.end() && found->second.activity == tenants::Activity::kNone;
-  // The zygote's children are born in the group of the run.
-  if (is_idle && !has_limits) return tenant.in_zone ? context_.cgroups->Add(tenant.pid) : vmm::Result<>{};
+  const TenantLoad load = found == load_of_.end() ? TenantLoad{} : found->second;
+  if (!load.NeedsGroup()) return context_.cgroups->Add(tenant.pid);
   tenancy::CgroupLimits limits;
-  if (has_limits && found->second.memory_limit_bytes != 0) limits.memory_bytes = found->second.memory_limit_bytes;
-  if (has_limits && found->second.process_limit != 0) limits.pids = found->second.process_limit;
+  if (load.memory_limit_bytes != 0) limits.memory_bytes = load.memory_limit_bytes;
+  if (load.process_limit != 0) limits.pids = load.process_limit;
   auto group = context_.cgroups->CreateGroup(fmt::format("tenant-{}-{}", fleet_->zygote_pid(), tenant.id), limits);
   if (!group) return Fail(std::move(group.error()));
   if (auto added = group->Add(tenant.pid); !added) return added;

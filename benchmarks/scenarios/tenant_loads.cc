@@ -151,11 +151,10 @@ std::string TenantLoader::Unsupported(const TenantLoad& load, TenantSubstrate su
 
 tenancy::Result<tenancy::TenantId> TenantLoader::Add(const TenantLoad& load, TenantSubstrate substrate, int cpu,
                                                      std::uint32_t heartbeat_ms) {
-  const auto images = Images(context_);
   const auto path = context_.installation.images / (std::string(load.image) + ".elf");
   tenants::Spawn spawn = {};
   spawn.kind = substrate == TenantSubstrate::kVm ? load.kind : tenants::TenantKind::kBare;
-  spawn.image = static_cast<std::uint32_t>(std::ranges::find(images, path) - images.begin());
+  spawn.image = static_cast<std::uint32_t>(std::ranges::find(images_, path) - images_.begin());
   spawn.arena_bytes = load.arena_bytes;
   spawn.host_page_bytes = spawn.guest_page_bytes = abi::kPageBytes;
   spawn.seed = context_.seed;
@@ -165,7 +164,9 @@ tenancy::Result<tenancy::TenantId> TenantLoader::Add(const TenantLoad& load, Ten
   spawn.max_files = kMaxFiles;
   spawn.may_fork = load.may_fork ? 1 : 0;
   spawn.attach_event = load.image == "exits" && substrate == TenantSubstrate::kVm ? 1 : 0;
-  return fleet_.Add(spawn, substrate == TenantSubstrate::kZone);
+  const bool in_zone = substrate == TenantSubstrate::kZone;
+  spawn.starts_itself = !in_zone && (context_.cgroups == nullptr || !load.NeedsGroup()) ? 1 : 0;
+  return fleet_.Add(spawn, in_zone);
 }
 
 const TenantLoader::Calibration* TenantLoader::Find(std::string_view name) const {

@@ -37,6 +37,12 @@ struct TenantLoad {
   std::uint32_t process_limit = 0;       // of its cgroup
   bool guest_only = false;               // a process has nothing of the kind
   bool may_fork = false;
+
+  // Every tenant has a group of its own where that costs nothing that is measured: an idle one without limits shares
+  // the group of the run, into which the zygote's children are born.
+  [[nodiscard]] bool NeedsGroup() const {
+    return activity != tenants::Activity::kNone || memory_limit_bytes != 0 || process_limit != 0;
+  }
 };
 
 // Latency-bound, CPU-bound, bandwidth-bound, cache-resident and exit-heavy.
@@ -50,7 +56,8 @@ const TenantLoad* FindLoad(std::span<const TenantLoad> loads, std::string_view n
 // Starts tenants with a load and remembers how many iterations make a request as long as it should be.
 class TenantLoader {
  public:
-  TenantLoader(const RunContext& context, tenancy::Fleet& fleet) : context_(context), fleet_(fleet) {}
+  TenantLoader(const RunContext& context, tenancy::Fleet& fleet)
+      : context_(context), fleet_(fleet), images_(Images(context)) {}
 
   // The images that a fleet needs for these tables.
   static std::vector<std::filesystem::path> Images(const RunContext& context);
@@ -85,6 +92,7 @@ class TenantLoader {
 
   const RunContext& context_;
   tenancy::Fleet& fleet_;
+  std::vector<std::filesystem::path> images_;
   std::vector<Calibration> calibrations_;
 };
 

@@ -252,7 +252,12 @@ void Fleet::OnSpawned(const tenants::Spawned& spawned) {
     tenant.ended_ns = NowNs();
     return;
   }
-  BeginLife(tenant);
+  if (tenant.spawn.starts_itself != 0) {
+    // Its own message may have come before the zygote's.
+    tenant.phase = tenant.ready_ns != 0 ? Phase::kReady : Phase::kStarting;
+  } else {
+    BeginLife(tenant);
+  }
 }
 
 void Fleet::HandleTenant(TenantId id) {
@@ -281,11 +286,12 @@ void Fleet::HandleMessage(Tenant& tenant, tenants::ReceivedMessage& message) {
   tenant.last_sign_ns = NowNs();
   switch (message.type()) {
     case MessageType::kReady:
-      if (tenant.phase != Phase::kStarting) return;
+      if (tenant.phase == Phase::kSpawning && tenant.spawn.starts_itself == 0) return;
+      if (tenant.phase >= Phase::kReady || tenant.ready_ns != 0) return;
       tenant.ready = message.As<tenants::Ready>();
       tenant.statistics = message.TakeDescriptor();
       tenant.ready_ns = tenant.last_sign_ns;
-      tenant.phase = Phase::kReady;
+      if (tenant.phase == Phase::kStarting) tenant.phase = Phase::kReady;  // else OnSpawned() says so
       return;
     case MessageType::kHeartbeat:
       tenant.heartbeat = message.As<tenants::Heartbeat>();

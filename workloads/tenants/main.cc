@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #include <utility>
 
 #include "nestbench/vmm/machine/user_machine.h"
+#include "signals.h"
 #include "tenant.h"
 #include "zygote.h"
 
@@ -64,6 +66,13 @@ Result<Inheritance> Prepare(int argc, char** argv) {
   }
   auto outer = SystemCallFilter::CompileOuter();
   if (!outer) return Fail(std::move(outer.error()));
+  // Inherited by every tenant, so that none has to do it.
+  ::prctl(PR_SET_TIMERSLACK, 1);
+  for (const auto resource : {RLIMIT_CORE, RLIMIT_FSIZE}) {
+    const rlimit none = {0, 0};
+    if (::setrlimit(resource, &none) != 0) return Fail(Error::System("setrlimit", errno));
+  }
+  if (auto installed = InstallLastWords(); !installed) return Fail(std::move(installed.error()));
   if (auto loaded = outer->Load(); !loaded) return Fail(std::move(loaded.error()));
   return inheritance;
 }

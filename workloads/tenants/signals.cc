@@ -27,7 +27,7 @@ constexpr std::uint64_t kStackReach = 65536;
 int HeartbeatSignal() { return SIGRTMIN + 4; }
 int StormSignal() { return SIGRTMIN + 5; }
 
-int g_socket = -1;
+int g_socket = -1;  // none yet: sending fails
 const Pulse* g_pulse = nullptr;
 std::optional<timer_t> g_heartbeat_timer;
 std::optional<timer_t> g_storm_timer;
@@ -141,8 +141,7 @@ std::uint64_t NowNs() {
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-vmm::Result<> InstallLastWords(int socket) {
-  g_socket = socket;
+vmm::Result<> InstallLastWords() {
   void* stack = ::mmap(nullptr, kHandlerStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (stack == MAP_FAILED) return Fail(Error::System("mmap", errno, "signal stack"));
   const stack_t alternative = {.ss_sp = stack, .ss_flags = 0, .ss_size = kHandlerStackBytes};
@@ -156,6 +155,8 @@ vmm::Result<> InstallLastWords(int socket) {
   }
   return {};
 }
+
+void SetLastWordsSocket(int socket) { g_socket = socket; }
 
 vmm::Result<> StartHeartbeats(int socket, const Pulse* pulse, std::chrono::nanoseconds interval) {
   g_socket = socket;

@@ -17,9 +17,10 @@ struct Pulse {
   volatile std::uint64_t request_since_ns = 0;
 };
 
-// Handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGABRT on a stack of their own: they send a Fault over `socket` and
-// let the signal kill the process. Once.
-vmm::Result<> InstallLastWords(int socket);
+// Handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGABRT on a stack of their own: they send a Fault and let the
+// signal kill the process. Once, for this process and those that it forks; each says over which socket.
+vmm::Result<> InstallLastWords();
+void SetLastWordsSocket(int socket);
 
 // Sends a heartbeat now and every `interval` from a timer signal, whatever the process does. Zero: none.
 vmm::Result<> StartHeartbeats(int socket, const Pulse* pulse, std::chrono::nanoseconds interval);

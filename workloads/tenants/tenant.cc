@@ -55,8 +55,9 @@ class Tenant {
       : inheritance_(inheritance), spawn_(spawn), channel_(std::move(channel)) {}
 
   int Live() {
+    SetLastWordsSocket(channel_.get());
     if (auto done = Confine(); !done) return GiveUp(FaultClass::kHostResource, done.error());
-    if (!WaitForStart()) return 0;
+    if (spawn_.starts_itself == 0 && !WaitForStart()) return 0;
     const std::uint64_t begin_ns = NowNs();
     auto guest = CreateGuest(inheritance_, spawn_);
     if (!guest) return GiveUp(ClassOf(guest.error()), guest.error());
@@ -93,14 +94,11 @@ class Tenant {
   using AnswerOr = tl::expected<Answer, Failure>;
 
   Result<> Confine() const {
-    ::prctl(PR_SET_TIMERSLACK, 1);
     const auto limit = [](__rlimit_resource resource, rlim_t value) -> Result<> {
       const rlimit both = {value, value};
       if (::setrlimit(resource, &both) != 0) return Fail(Error::System("setrlimit", errno));
       return {};
     };
-    if (auto done = limit(RLIMIT_CORE, 0); !done) return done;
-    if (auto done = limit(RLIMIT_FSIZE, 0); !done) return done;
     if (spawn_.max_files != 0) {
       if (auto done = limit(RLIMIT_NOFILE, spawn_.max_files); !done) return done;
     }
@@ -115,7 +113,7 @@ class Tenant {
         return Fail(Error::System("sched_setaffinity", errno, fmt::format("CPU {}", spawn_.cpu)));
       }
     }
-    return InstallLastWords(channel_.get());
+    return {};
   }
 
   Result<> LoadFilter() const {

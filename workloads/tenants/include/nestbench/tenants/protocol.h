@@ -69,7 +69,7 @@ struct Spawn {
   std::uint32_t max_processes;  // RLIMIT_NPROC; 0: as inherited
   std::uint32_t may_fork;       // 1: the system-call filter lets it start processes (a fork bomb has to)
   std::uint32_t attach_event;   // 1: writes to the event port and page of a guest end in the kernel, as ioeventfd
-  std::uint32_t reserved;
+  std::uint32_t starts_itself;  // 1: it is born where it belongs, and does not wait for kStart
 };
 
 struct Spawned {
@@ -136,7 +136,7 @@ struct Inject {
 };
 
 struct Ready {
-  std::uint64_t set_up_ns;       // from kStart to now
+  std::uint64_t set_up_ns;       // from kStart, or its birth, to now
   std::uint64_t memory_base;     // of the guest's largest memory in this process; 0 where there is none
   std::uint64_t memory_bytes;    // all guest memory
   std::uint64_t first_exit_ns;   // of the empty command that proves it alive
