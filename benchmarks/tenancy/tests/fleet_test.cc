@@ -106,6 +106,32 @@ TEST_P(FleetTest, ServesRequestsAtTheRateAskedFor) {
   }
 }
 
+// A tenant that waits to be placed is ready only after it has been; one that starts itself never asks.
+TEST_P(FleetTest, PlacesOnlyThoseThatWaitForIt) {
+  std::vector<TenantId> placed;
+  fleet_->SetPlacement([&placed](const Tenant& tenant) -> Result<> {
+    EXPECT_EQ(tenant.phase, Phase::kStarting);
+    EXPECT_GT(tenant.pid, 0);
+    placed.push_back(tenant.id);
+    return {};
+  });
+  Spawn by_itself = SpawnOf();
+  by_itself.starts_itself = 1;
+  std::vector<TenantId> free;
+  for (int i = 0; i < 8; ++i) {
+    auto id = fleet_->Add(by_itself);
+    ASSERT_TRUE(id) << id.error().ToString();
+    free.push_back(*id);
+  }
+  const TenantId waits = AddReady();
+  ASSERT_TRUE(fleet_->WaitReady(free, 10s));
+  for (const TenantId id : free) {
+    EXPECT_EQ(fleet_->Get(id).phase, Phase::kReady) << fleet_->Get(id).DescribeEnd();
+    EXPECT_TRUE(Exists(fleet_->Get(id).pid));
+  }
+  EXPECT_EQ(placed, std::vector<TenantId>{waits});
+}
+
 TEST_P(FleetTest, KillsAllAndLeavesNone) {
   std::vector<TenantId> ids;
   for (int i = 0; i < 20; ++i) {
