@@ -175,6 +175,11 @@ def _check(group: list[Unit], file: Path, folder: Path, extra: list[str]) -> tup
     return clean, output, time.monotonic() - start
 
 
+def _is_test(file: Path) -> bool:
+    parts = file.relative_to(_ROOT).parts
+    return "tests" in parts or parts[0] == "conformance" or file.stem.endswith("_test")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="clang-tidy over the project's C++ files; unchanged files are skipped")
     parser.add_argument("--build", type=Path, required=True, help="tree with compile_commands.json (preset clang)")
@@ -205,7 +210,7 @@ def main() -> int:
             return 2
         units = [unit for unit in units if unit.file in wanted]
     if options.no_tests:
-        units = [unit for unit in units if "tests" not in unit.file.parts and not unit.file.stem.endswith("_test")]
+        units = [unit for unit in units if not _is_test(unit.file)]
     if options.changed:
         changed = _changed_files()
         units = [unit for unit in units if changed.intersection(_dependencies(unit.file))]

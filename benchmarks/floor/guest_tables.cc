@@ -44,10 +44,6 @@ namespace {
 using namespace abi::x86;
 
 // AMD APM, volume 2, sections "Long-Mode Segment Descriptors" and "Interrupt-Gate and Trap-Gate Descriptors".
-constexpr std::uint64_t kKernelCode = 0x00AF'9B00'0000'FFFF;
-constexpr std::uint64_t kKernelData = 0x00CF'9300'0000'FFFF;
-constexpr std::uint64_t kUserData = 0x00CF'F300'0000'FFFF;
-constexpr std::uint64_t kUserCode = 0x00AF'FB00'0000'FFFF;
 constexpr std::uint64_t kTss = (kTssLimit & 0xFFFF) | (kTssBase << 16) | (0x8BULL << 40);
 constexpr std::uint64_t kKernelCodeSelector = 0x08;
 
@@ -95,7 +91,8 @@ void GuestTables::MapUser(std::uint64_t start, std::uint64_t size_bytes, bool wr
 }
 
 void GuestTables::Write() {
-  const std::uint64_t gdt[] = {0, kKernelCode, kKernelData, kUserData, kUserCode, kTss, 0};
+  const std::uint64_t gdt[] = {0, kDescriptorCode64, kDescriptorData, kDescriptorUserData, kDescriptorUserCode64, kTss,
+                               0};
   static_assert(sizeof(gdt) == kGdtBytes);
   std::memcpy(supervisor_ + kGdtBase, gdt, sizeof(gdt));
   const auto panic = kStubsBase + static_cast<std::uint64_t>(nestbench_raw_stub_panic - nestbench_raw_stub_page_fault);

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "guest_tables.h"
+#include "nestbench/abi/task_state.h"
 #include "nestbench/abi/x86.h"
 
 namespace nestbench::floor {
@@ -104,7 +105,7 @@ void RawUserVm::EnterUserMode(std::uint64_t entry, bool has_xsave) {
   sregs.tr.base = kTssBase;
   sregs.tr.limit = kTssLimit;
   sregs.tr.selector = kTssSelector;
-  sregs.tr.type = kSegmentTypeTssBusy;
+  sregs.tr.type = TaskStateType();
   sregs.tr.present = 1;
   sregs.gdt.base = kGdtBase;
   sregs.gdt.limit = kGdtBytes - 1;

@@ -5,11 +5,7 @@
 #include "nestbench/substrates/substrate.h"
 
 namespace nestbench::micro {
-namespace {
-
-constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
-
-}  // namespace
+namespace {}  // namespace
 
 const vmm::KvmDevice& Environment::device() {
   if (!device_) {
@@ -32,7 +28,7 @@ const floor::RawKvm& Environment::raw_kvm() {
 }
 
 std::span<const std::byte> Environment::exits_image() {
-  if (!exits_image_) exits_image_.emplace(Take(vmm::LoadedFile::Read(images_ / "exits.elf", kMaxImageBytes)));
+  if (!exits_image_) exits_image_.emplace(Take(vmm::LoadedFile::Read(images_ / "exits.elf", vmm::kMaxImageFileBytes)));
   return exits_image_->bytes();
 }
 

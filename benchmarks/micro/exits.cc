@@ -1,6 +1,7 @@
 // What: the cost of leaving a guest and coming back, from CPL3, one benchmark for each way out; RDTSC is the control,
-// which must not leave. Unit: ns per exit, lower is better. `vm`: UserMachine::RunUntilStop. `floor`: the same guest in
-// raw ioctls. `bare`: the instruction in this process, from the same image.
+// which must not leave. Unit: ns per exit, lower is better. `vm`: UserMachine::RunUntilStop. `nested`, `nested_shadow`:
+// the same, of a guest of a hypervisor in the guest, with nested paging and without. `floor`: the same guest in raw
+// ioctls. `bare`: the instruction in this process, from the same image.
 // Timer: CLOCK_MONOTONIC_RAW's relative, the real time of Google Benchmark, around whole batches.
 // Left out: creating the machine, its first entries, and the payload's own set-up. Included, on both sides alike: two
 // to five system calls for each batch (the deadline) and, where the operation does not come back to the host, the one
@@ -33,6 +34,20 @@ constexpr std::uint64_t kNativeInBatch = 1U << 22;
 
 constexpr std::uint64_t Number(ExitOperation operation) { return static_cast<std::uint64_t>(operation); }
 
+// Notes what the operations of `run` have cost in exits; outside of what is timed.
+template <typename Guest, typename Run>
+void CountExits(State& state, Guest& guest, Run run) {
+  const ExitCounts before = guest.Counts();
+  run();
+  const ExitCounts after = guest.Counts();
+  // None of a kind is no counter: over repetitions without any, Google Benchmark prints the variation as NaN.
+  const auto note = [&state](const char* name, std::uint64_t count) {
+    if (count != 0) state.counters[name] = static_cast<double>(count);
+  };
+  note("exits", after.exits - before.exits);
+  note("nested_runs", after.nested_runs - before.nested_runs);
+}
+
 // Each operation comes back to the host: the guest goes on for ever, an entry is an operation.
 template <typename Guest, Doorbell kDoorbell>
 void Rings(State& state, Environment& environment, ExitOperation operation) {
@@ -43,9 +58,11 @@ void Rings(State& state, Environment& environment, ExitOperation operation) {
     guest.WriteRequest(MakeRequest(Command::kRun, kDoorbell, Number(operation), kEndless));
     for (int i = 0; i < kWarmUpRings; ++i) RingOrThrow<kDoorbell>(guest);
   }
-  InBatches(state, kExitsInBatch, [&guest](std::uint64_t count) {
-    const auto deadline = guest.StartDeadline();
-    for (std::uint64_t i = 0; i < count; ++i) RingOrThrow<kDoorbell>(guest);
+  CountExits(state, guest, [&state, &guest] {
+    InBatches(state, kExitsInBatch, [&guest](std::uint64_t count) {
+      const auto deadline = guest.StartDeadline();
+      for (std::uint64_t i = 0; i < count; ++i) RingOrThrow<kDoorbell>(guest);
+    });
   });
 }
 
@@ -61,9 +78,11 @@ void Commands(State& state, Environment& environment, ExitOperation operation, s
     Perform<kDoorbell>(guest, Command::kSetUp, Number(operation), kWarmUpRings);
     Perform<kDoorbell>(guest, Command::kRun, Number(operation), kWarmUpRings);
   }
-  InBatches(state, most, [&guest, operation](std::uint64_t count) {
-    const auto deadline = guest.StartDeadline();
-    Perform<kDoorbell>(guest, Command::kRun, Number(operation), count);
+  CountExits(state, guest, [&state, &guest, operation, most] {
+    InBatches(state, most, [&guest, operation](std::uint64_t count) {
+      const auto deadline = guest.StartDeadline();
+      Perform<kDoorbell>(guest, Command::kRun, Number(operation), count);
+    });
   });
 }
 
@@ -145,6 +164,8 @@ void RegisterFor(Environment& environment) {
 void RegisterExits(Environment& environment) {
   RegisterFor<LibraryGuest>(environment);
   RegisterFor<FloorGuest>(environment);
+  RegisterFor<GuestOfGuest<true>>(environment);
+  RegisterFor<GuestOfGuest<false>>(environment);
   Register("exits/cpuid/bare", Timer::kReal,
            [&environment](State& state) { Bare(state, environment, ExitOperation::kCpuid, kExitsInBatch); });
   Register("exits/rdtsc/bare", Timer::kReal,

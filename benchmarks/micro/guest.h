@@ -1,5 +1,6 @@
-// One guest, twice: through vmm-core (`vm`) and in raw ioctls (`floor`). Both types have the same members, so that one
-// template is the benchmark of both and they differ in nothing but the library.
+// One guest, several times: through vmm-core (`vm`), in raw ioctls (`floor`), and through vmm-core as the guest of a
+// hypervisor in the guest (`nested`, `nested_shadow`). All types have the same members, so that one template is the
+// benchmark of all and they differ in nothing else.
 #pragma once
 
 #include <fmt/format.h>
@@ -19,6 +20,7 @@
 #include "nestbench/abi/mailbox.h"
 #include "nestbench/floor/raw_alarm.h"
 #include "nestbench/floor/raw_user_vm.h"
+#include "nestbench/hypervisors/images.h"
 #include "nestbench/vmm/kvm/deadline.h"
 #include "nestbench/vmm/machine/user_machine.h"
 
@@ -27,12 +29,17 @@ namespace nestbench::micro {
 // No wait for a guest is longer: a batch of exits takes a second even where each costs a quarter of a millisecond.
 inline constexpr std::chrono::seconds kGuestLimit{20};
 
+// By KVM's own count of the vCPU; zero where there is none.
+struct ExitCounts {
+  std::uint64_t exits = 0;
+  std::uint64_t nested_runs = 0;  // entries of a guest of the guest
+};
+
 class LibraryGuest {
  public:
   static constexpr const char* kSubstrate = "vm";
 
-  LibraryGuest(Environment& environment, std::span<const std::byte> image)
-      : machine_(Take(vmm::UserMachine::Create(environment.device(), image, {}))) {}
+  LibraryGuest(Environment& environment, std::span<const std::byte> image) : LibraryGuest(environment, image, {}) {}
 
   // Holds off a guest that never rings. One at a time; ends before the guest does.
   [[nodiscard]] vmm::RunDeadline StartDeadline() { return Take(vmm::RunDeadline::Start(machine_.vcpu(), kGuestLimit)); }
@@ -65,11 +72,36 @@ class LibraryGuest {
   }
 
   void AttachEvent(int eventfd) { Take(machine_.AttachEvent(eventfd)); }
+  [[nodiscard]] ExitCounts Counts() {
+    auto stats = machine_.vcpu().Stats();
+    if (!stats) return {};
+    return {.exits = stats->Get("exits").value_or(0), .nested_runs = stats->Get("nested_run").value_or(0)};
+  }
   [[nodiscard]] vmm::UserMachine& machine() { return machine_; }
+
+ protected:
+  LibraryGuest(Environment& environment, std::span<const std::byte> image, const vmm::UserMachineOptions& options)
+      : machine_(Take(vmm::UserMachine::Create(environment.device(), image, options))) {}
 
  private:
   vmm::UserMachine machine_;
   std::string why_;
+};
+
+template <bool kNestedPaging>
+class GuestOfGuest : public LibraryGuest {
+ public:
+  static constexpr const char* kSubstrate = kNestedPaging ? "nested" : "nested_shadow";
+
+  GuestOfGuest(Environment& environment, std::span<const std::byte> image)
+      : LibraryGuest(environment, image, OptionsOf(vmm::NestedOptions{hypervisors::Svm(), kNestedPaging})) {}
+
+ private:
+  static vmm::UserMachineOptions OptionsOf(const vmm::NestedOptions& nested) {
+    vmm::UserMachineOptions options;
+    options.nested = nested;
+    return options;
+  }
 };
 
 class FloorGuest {
@@ -105,6 +137,7 @@ class FloorGuest {
   }
 
   void AttachEvent(int eventfd) { guest_.AttachEvent(eventfd); }
+  [[nodiscard]] static ExitCounts Counts() { return {}; }
   [[nodiscard]] floor::RawUserVm& raw() { return guest_; }
 
  private:

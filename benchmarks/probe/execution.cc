@@ -13,9 +13,11 @@
 
 #include "nestbench/abi/address.h"
 #include "nestbench/abi/layout.h"
+#include "nestbench/abi/task_state.h"
 #include "nestbench/abi/x86.h"
 #include "nestbench/vmm/kvm/deadline.h"
 #include "nestbench/vmm/kvm/exit.h"
+#include "nestbench/vmm/kvm/segments.h"
 #include "nestbench/vmm/kvm/vcpu.h"
 #include "nestbench/vmm/kvm/vm.h"
 #include "nestbench/vmm/machine/page_tables.h"
@@ -62,27 +64,13 @@ constexpr std::uint16_t kTaskState = 0x28;
 constexpr std::uint64_t kTssLimit = kTssBytes + kIoPermissionBitmapBytes;  // the bitmap ends in one byte of ones
 constexpr std::array<std::uint64_t, 7> kGdtEntries = {
     0,
-    0x00AF'9B00'0000'FFFF,
-    0x00CF'9300'0000'FFFF,
-    0x00CF'F300'0000'FFFF,
-    0x00AF'FB00'0000'FFFF,
+    kDescriptorCode64,
+    kDescriptorData,
+    kDescriptorUserData,
+    kDescriptorUserCode64,
     0x0000'8B00'0000'0000 | kTssLimit | (kTss << 16),
     0,
 };
-
-kvm_segment Segment(std::uint16_t selector, std::uint8_t type, bool is_code) {
-  kvm_segment segment = {};
-  segment.selector = selector;
-  segment.limit = 0xFFFF'FFFF;
-  segment.type = type;
-  segment.present = 1;
-  segment.dpl = selector & 3;
-  segment.s = 1;
-  segment.l = is_code ? 1 : 0;
-  segment.db = is_code ? 0 : 1;
-  segment.g = 1;
-  return segment;
-}
 
 std::uint64_t NowNs() {
   timespec now{};
@@ -116,15 +104,11 @@ Result<> SetState(vmm::Vcpu& vcpu, PrivilegeLevel level) {
   auto sregs = vcpu.GetSregs();
   if (!sregs) return Fail(std::move(sregs.error()));
   const bool user = level == PrivilegeLevel::kUser;
-  sregs->cs = Segment(user ? kUserCode : kSupervisorCode, kSegmentTypeCodeReadAccessed, /*is_code=*/true);
-  sregs->ss = Segment(user ? kUserData : kSupervisorData, kSegmentTypeDataWriteAccessed, /*is_code=*/false);
+  sregs->cs = vmm::FlatSegment(user ? kUserCode : kSupervisorCode, kSegmentTypeCodeReadAccessed, /*is_long_code=*/true);
+  sregs->ss =
+      vmm::FlatSegment(user ? kUserData : kSupervisorData, kSegmentTypeDataWriteAccessed, /*is_long_code=*/false);
   sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss;
-  sregs->tr = {};
-  sregs->tr.base = kTss;
-  sregs->tr.limit = kTssLimit;
-  sregs->tr.selector = kTaskState;
-  sregs->tr.type = kSegmentTypeTssBusy;
-  sregs->tr.present = 1;
+  sregs->tr = vmm::TaskStateSegment(kTaskState, kTss, kTssLimit, TaskStateType());
   sregs->gdt.base = kGdt;
   sregs->gdt.limit = sizeof(kGdtEntries) - 1;
   sregs->idt = {};  // any exception is a triple fault: an exit, with its reason

@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -33,6 +34,7 @@ struct PythonCommand {
 // Commands of the report package: everything behind the name is passed on as it is, --help included.
 constexpr std::array kPythonCommands = {
     PythonCommand{"report", "write the HTML page of a result document"},
+    PythonCommand{"checklist", "the conditions of a conformance run: feature, status, evidence, source"},
     PythonCommand{"summary", "print the tables of a result document"},
     PythonCommand{"compare", "compare two result documents: regression, improvement, equivalent, inconclusive"},
     PythonCommand{"gate", "judge a result document by a policy; JUnit; exit code"},
@@ -116,6 +118,22 @@ void AddTenantOptions(CLI::App& command, RunRequest& request) {
       ->group(kContainment);
 }
 
+// "2/4": the second of four.
+bool ParseShard(std::string_view text, scenarios::ConformanceOptions& options) {
+  constexpr std::uint32_t kMostShards = 1000;
+  const std::size_t slash = text.find('/');
+  if (slash == std::string_view::npos) return false;
+  const auto number = [](std::string_view digits) -> std::uint32_t {
+    std::uint32_t value = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    return error == std::errc() && end == digits.data() + digits.size() ? value : 0;
+  };
+  const std::uint32_t part = number(text.substr(0, slash));
+  options.shards = number(text.substr(slash + 1));
+  options.shard = part - 1;
+  return part >= 1 && options.shards >= part && options.shards <= kMostShards;
+}
+
 int Main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("nestbench"));
   spdlog::set_pattern("nestbench: %^%v%$");
@@ -153,6 +171,7 @@ int Main(int argc, char** argv) {
   std::string scenario = "all";
   auto* run = app.add_subcommand("run", "measure scenarios and write the result document and the report");
   std::vector<std::string> scenario_names(kScenarioNames.begin(), kScenarioNames.end());
+  scenario_names.emplace_back(kCosts);
   scenario_names.emplace_back("all");
   run->add_option("scenario", scenario, fmt::format("{}", fmt::join(scenario_names, ", ")))
       ->check(CLI::IsMember(scenario_names));
@@ -180,6 +199,20 @@ int Main(int argc, char** argv) {
       app.add_subcommand("probe", "what this host is, what can run here, else why not and what would change it");
   probe->add_flag("--json", as_json, "as one JSON object");
   probe->footer(Footer("  nestbench probe\n  nestbench probe --json | jq .host.level\n"));
+
+  bool list_conditions = false;
+  std::string shard = "1/1";
+  auto* conform =
+      app.add_subcommand("conform", "does KVM behave as documented: each condition in a process of its own");
+  conform->add_flag("--list", list_conditions, "list the conditions and where each is documented");
+  conform->add_option("--shard", shard, "i/n: only the i-th of n parts");
+  conform->add_option("--junit", request.junit, "write the outcomes there, as JUnit XML");
+  conform->add_option("--filter", request.filter, "regular expression (ECMAScript) searched in the ids");
+  conform->add_option("--out", request.out, "folder of the result (new or empty of results)");
+  conform->add_flag("--json-only", request.json_only, "only the result document; its path on standard output");
+  conform->footer(
+      Footer("  nestbench conform\n  nestbench conform --filter MemorySlots --junit slots.xml\n"
+             "  nestbench conform --shard 1/4 --json-only\n  nestbench conform --list\n"));
 
   std::string folder;
   bool replace = false;
@@ -224,6 +257,15 @@ int Main(int argc, char** argv) {
   if (run->parsed()) {
     request.scenarios = {scenario};
     if (scenario == "all") request.scenarios.assign(kScenarioNames.begin(), kScenarioNames.end());
+    return Run(request);
+  }
+  if (conform->parsed()) {
+    if (!ParseShard(shard, request.conformance)) {
+      spdlog::error("--shard `{}`: i/n, with i from 1 to n and n at most 1000", shard);
+      return kExitUsage;
+    }
+    if (list_conditions) return ListConditions(request.filter);
+    request.scenarios = {kConformance};
     return Run(request);
   }
   if (list->parsed()) return List(list_profile, request.filter, ids_only);

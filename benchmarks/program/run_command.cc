@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <random>
 #include <regex>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -17,6 +17,7 @@
 #include "nestbench/result/journal.h"
 #include "nestbench/result/out_folder.h"
 #include "nestbench/scenarios/child.h"
+#include "nestbench/scenarios/describe.h"
 #include "nestbench/scenarios/run_context.h"
 #include "nestbench/substrates/substrate.h"
 #include "nestbench/tenancy/cgroup.h"
@@ -33,7 +34,6 @@ using result::Status;
 using scenarios::RunContext;
 using namespace std::chrono_literals;
 
-constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
 constexpr auto kDoorbellLimit = 2s;
 
 // Prints the message; for `return Complain(kExitUsage, ...)`.
@@ -64,8 +64,10 @@ constexpr NamedScenario kScenarios[] = {
      [](const RunContext& context) {
        return vmm::Result<std::vector<std::string>>(scenarios::ContainmentIds(context));
      }},
+    {kCosts, scenarios::RunCosts, scenarios::CostsIds},
+    {kConformance, scenarios::RunConformance, scenarios::ConformanceIds},
 };
-static_assert(std::size(kScenarios) == kScenarioNames.size());
+static_assert(std::size(kScenarios) == kScenarioNames.size() + 2, "`run all` leaves costs and conformance out");
 
 bool Contains(const std::vector<std::string>& names, std::string_view name) {
   return std::ranges::find(names, name) != names.end();
@@ -94,6 +96,11 @@ std::optional<Selection> Select(const std::string& profile_name, const std::stri
   }
 }
 
+// The quick profile has no time for guests of guests, but for those that are asked for by name.
+bool IncludesNested(const Selection& selection, std::string_view filter) {
+  return selection.profile != workloads::Profile::kQuick || filter.find("nested") != std::string_view::npos;
+}
+
 // The doorbell that works here, or why no guest can run.
 void ChooseDoorbell(const probe::HostReport& host, RunContext& context) {
   if (!host.kvm.available) {
@@ -101,7 +108,7 @@ void ChooseDoorbell(const probe::HostReport& host, RunContext& context) {
     return;
   }
   const auto path = context.installation.images / (workloads::Catalogue().front().image + ".elf");
-  auto image = vmm::LoadedFile::Read(path.string(), kMaxImageBytes);
+  auto image = vmm::LoadedFile::Read(path.string(), vmm::kMaxImageFileBytes);
   if (!image) {
     context.vm_unsupported = image.error().ToString();
     return;
@@ -175,6 +182,19 @@ int CodeOfMeasurements(const std::vector<result::Measurement>& measurements, boo
   return nothing_ran || guests_cannot_run ? kExitUnsupported : kExitPass;
 }
 
+// The same of conditions, without the list of known failures, which the checklist knows.
+int CodeOfConditions(const nlohmann::json& document) {
+  std::set<std::string> outcomes;
+  for (const auto& experiment : document.at("nestbench").at("experiments")) {
+    for (const auto& record : experiment.at("records")) outcomes.insert(record.value("outcome", "error"));
+  }
+  for (const char* broken : {"error", "crash", "timeout"}) {
+    if (outcomes.contains(broken)) return kExitBroke;
+  }
+  if (outcomes.contains("fail")) return kExitFailed;
+  return outcomes.contains("pass") ? kExitPass : kExitUnsupported;
+}
+
 // A problem of the run outweighs whatever a verdict says about its numbers.
 int Combine(int run_code, int verdict_code) { return run_code != kExitPass ? run_code : verdict_code; }
 
@@ -189,15 +209,31 @@ int Finish(const RunRequest& request, const RunContext& context, result::Journal
                     document.error().ToString(), (journal.folder() / result::kJournalName).string(),
                     journal.folder().string());
   }
-  const int run_code = stop_signal != 0
-                           ? kExitSignalBase + stop_signal
-                           : CodeOfMeasurements(journal.builder().measurements(), !context.vm_unsupported.empty());
-  if (stop_signal != 0) spdlog::warn("stopped by signal {}; what was finished is kept", stop_signal);
+  const bool is_conformance = Contains(request.scenarios, kConformance);
+  int run_code = kExitSignalBase + stop_signal;
+  if (stop_signal != 0) {
+    spdlog::warn("stopped by signal {}; what was finished is kept", stop_signal);
+  } else if (is_conformance) {
+    auto built = journal.builder().Build(false);
+    if (!built) return Complain(kExitBroke, "{}", built.error().ToString());
+    run_code = CodeOfConditions(*built);
+  } else {
+    run_code = CodeOfMeasurements(journal.builder().measurements(), !context.vm_unsupported.empty());
+  }
   if (request.json_only) {
     fmt::print("{}\n", document->string());
     return run_code;
   }
   const auto report = journal.folder() / result::kReportName;
+  if (is_conformance) {
+    const int report_code = CallPython(context.installation, {"report", document->string(), "-o", report.string()});
+    std::vector<std::string> arguments = {"checklist", document->string()};
+    if (request.junit) arguments.insert(arguments.end(), {"--junit", request.junit->string()});
+    const int code = CallPython(context.installation, arguments);
+    fmt::print("\nresult document  {}\n", document->string());
+    if (report_code == kExitPass) fmt::print("report           {}\n", report.string());
+    return stop_signal != 0 ? run_code : std::max(code, report_code);
+  }
   const int report_code = CallPython(context.installation, {"report", document->string(), "-o", report.string(),
                                                             "--policy", context.installation.policy});
   const int summary_code = CallPython(context.installation, {"summary", document->string()});
@@ -226,7 +262,9 @@ int Run(const RunRequest& request) {
   context.cpu = *cpu;
   context.profile = selection->profile;
   context.selects = selection->selects;
+  context.nested = IncludesNested(*selection, request.filter);
   context.effort = scenarios::EffortOf(selection->profile);
+  context.rounds = request.rounds;
   if (request.rounds) {
     context.effort.rounds = context.effort.micro_rounds = *request.rounds;
     context.effort.budget = context.effort.micro_budget = 0s;
@@ -237,6 +275,7 @@ int Run(const RunRequest& request) {
   context.taste = request.taste;
   context.density = request.density;
   context.containment = request.containment;
+  context.conformance = request.conformance;
   context.schedules = request.schedules;
 
   std::size_t selected = 0;
@@ -264,6 +303,10 @@ int Run(const RunRequest& request) {
   const probe::HostReport host = probe::Probe();
   if (!host.clock) return Complain(kExitBroke, "{}", host.clock.error().ToString());
   context.tsc_hz = static_cast<double>(host.clock->tsc_hz);
+  // There an entry of a guest takes up to a millisecond, which the payload's own clock does not see: with longer
+  // batches it is below what the two clocks may disagree by.
+  constexpr int kEmulatedBatches = 8;
+  if (host.clock->is_emulated) context.effort.batch_target *= kEmulatedBatches;
   ChooseDoorbell(host, context);
   if (!context.vm_unsupported.empty()) {
     spdlog::warn("no guest can run here: {}; measuring what can run without", context.vm_unsupported);
@@ -272,8 +315,9 @@ int Run(const RunRequest& request) {
 
   // Tenants of a run that was killed would disturb this one.
   std::optional<tenancy::CgroupTree> cgroups;
-  const bool has_tenants = std::ranges::any_of(
-      request.scenarios, [](const std::string& name) { return name != "overhead" && name != "exits"; });
+  const bool has_tenants = std::ranges::any_of(request.scenarios, [](const std::string& name) {
+    return name != "overhead" && name != "exits" && name != kCosts && name != kConformance;
+  });
   if (has_tenants) PrepareTenants(request, cgroups, context);
   if (has_budget && context.cgroups == nullptr) {
     return Complain(kExitUnsupported, "a budget needs cgroups: {}", context.cgroups_unsupported);
@@ -308,22 +352,37 @@ int Run(const RunRequest& request) {
   return Finish(request, context, *journal);
 }
 
+int ListConditions(const std::string& filter) {
+  const auto selection = Select("quick", filter);
+  if (!selection) return kExitUsage;
+  RunContext context;
+  context.selects = selection->selects;
+  auto installation = scenarios::Installation::Find();
+  if (!installation) return Complain(kExitBroke, "{}", installation.error().ToString());
+  context.installation = std::move(*installation);
+  auto conditions = scenarios::ListConditions(context);
+  if (!conditions) return Complain(kExitBroke, "{}", conditions.error().ToString());
+  if (conditions->empty()) return Complain(kExitUsage, "--filter `{}` selects nothing", filter);
+  for (const scenarios::ConditionInfo& condition : *conditions) {
+    fmt::print("{:<90} {}\n", condition.id, condition.source);
+  }
+  return kExitPass;
+}
+
 int List(const std::string& profile, const std::string& filter, bool ids_only) {
   const auto selection = Select(profile, filter);
   if (!selection) return kExitUsage;
   RunContext context;
   context.profile = selection->profile;
   context.selects = selection->selects;
+  context.nested = IncludesNested(*selection, filter);
   auto installation = scenarios::Installation::Find();
   if (!installation) return Complain(kExitBroke, "{}", installation.error().ToString());
   context.installation = std::move(*installation);
 
-  std::map<std::string, const workloads::Workload*> workload_of;
-  for (const workloads::Workload& workload : workloads::Catalogue()) {
-    for (const char* substrate : {"bare", "vm"}) workload_of.emplace(Id(workload, "overhead", substrate), &workload);
-  }
   std::vector<std::string> ids;
   for (const NamedScenario& scenario : kScenarios) {
+    if (scenario.name == kConformance) continue;
     auto more = scenario.ids(context);
     if (!more) return Complain(kExitBroke, "{}", more.error().ToString());
     ids.insert(ids.end(), more->begin(), more->end());
@@ -334,10 +393,8 @@ int List(const std::string& profile, const std::string& filter, bool ids_only) {
       fmt::print("{}\n", id);
       continue;
     }
-    const auto found = workload_of.find(id);
-    const std::string unit = found == workload_of.end() ? "ns/op" : found->second->unit;
-    const std::string summary = found == workload_of.end() ? "" : found->second->summary;
-    fmt::print("{:<72} {:<9} {}\n", id, unit, summary);
+    const scenarios::Description description = scenarios::Describe(id);
+    fmt::print("{:<72} {:<9} {}\n", id, description.unit, description.summary);
   }
   return kExitPass;
 }

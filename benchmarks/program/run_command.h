@@ -16,6 +16,12 @@ namespace nestbench::program {
 inline constexpr std::array<const char*, 5> kScenarioNames = {"overhead", "exits", "density", "isolation",
                                                               "containment"};
 
+// Not among them: `run all` is about guests as they are used, not about single operations.
+inline constexpr const char* kCosts = "costs";
+
+// Not among them either: it measures nothing, and has a command of its own.
+inline constexpr const char* kConformance = "conformance";
+
 struct RunRequest {
   std::vector<std::string> scenarios;  // of kScenarioNames; as they are run
   std::string profile = "quick";
@@ -27,9 +33,11 @@ struct RunRequest {
   bool taste = false;      // only a taste of the scenarios with many tenants
   scenarios::DensityOptions density;
   scenarios::ContainmentOptions containment;
-  std::optional<std::uint32_t> schedules;  // of attribution
-  bool judge = false;                      // end with the default policy's verdict, and its exit code
-  std::vector<std::string> arguments;      // of this process, for the document
+  scenarios::ConformanceOptions conformance;
+  std::optional<std::filesystem::path> junit;  // of conformance
+  std::optional<std::uint32_t> schedules;      // of attribution
+  bool judge = false;                          // end with the default policy's verdict, and its exit code
+  std::vector<std::string> arguments;          // of this process, for the document
 };
 
 // Returns the exit code. Messages go to standard error, the summary to standard output.
@@ -37,5 +45,8 @@ int Run(const RunRequest& request);
 
 // What `nestbench list` prints. Returns the exit code.
 int List(const std::string& profile, const std::string& filter, bool ids_only);
+
+// What `nestbench conform --list` prints. Returns the exit code.
+int ListConditions(const std::string& filter);
 
 }  // namespace nestbench::program

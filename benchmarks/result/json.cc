@@ -160,20 +160,22 @@ json ToJson(const Params& params) {
 }
 
 json ToJson(const Round& round) {
-  return {{"round", round.round},
-          {"order", round.order},
-          {"arm", ToString(round.arm)},
-          {"samples", round.samples},
-          {"iterations", round.iterations},
-          {"voided", round.voided},
-          {"steal_ns", round.steal_ns},
-          {"run_queue_wait_ns", round.run_queue_wait_ns},
-          {"context_switches", round.context_switches},
-          {"migrations", round.migrations},
-          {"warmup_batches", round.warmup_batches},
-          {"clock_disagreement_max", round.clock_disagreement_max},
-          {"huge_page_bytes", round.huge_page_bytes},
-          {"exits", round.exits}};
+  json object = {{"round", round.round},
+                 {"order", round.order},
+                 {"arm", ToString(round.arm)},
+                 {"samples", round.samples},
+                 {"iterations", round.iterations},
+                 {"voided", round.voided},
+                 {"steal_ns", round.steal_ns},
+                 {"run_queue_wait_ns", round.run_queue_wait_ns},
+                 {"context_switches", round.context_switches},
+                 {"migrations", round.migrations},
+                 {"warmup_batches", round.warmup_batches},
+                 {"clock_disagreement_max", round.clock_disagreement_max},
+                 {"huge_page_bytes", round.huge_page_bytes},
+                 {"exits", round.exits}};
+  if (round.nested_runs != 0) object["nested_runs"] = round.nested_runs;
+  return object;
 }
 
 json ToJson(const Measurement& measurement) {
@@ -254,6 +256,7 @@ Result<Round> RoundFromJson(const json& value) {
   if (round.clock_disagreement_max < 0) reader.SetError("`clock_disagreement_max` is below zero");
   reader.Unsigned("huge_page_bytes", round.huge_page_bytes);
   reader.Unsigned("exits", round.exits);
+  if (value.contains("nested_runs")) reader.Unsigned("nested_runs", round.nested_runs);
   return Finish(reader, std::move(round));
 }
 

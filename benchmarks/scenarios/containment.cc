@@ -457,10 +457,7 @@ class FaultRun {
   std::string unsupported_;
 };
 
-}  // namespace
-
-result::Result<void> RunContainment(const RunContext& context, result::Journal& journal) {
-  const std::vector<Job> jobs = SelectJobs(context);
+result::Result<void> RunJobs(const RunContext& context, result::Journal& journal, const std::vector<Job>& jobs) {
   Progress progress("containment", jobs.size(), context.quiet);
   for (const Job& job : jobs) {
     progress.Step(job.Id());
@@ -471,12 +468,22 @@ result::Result<void> RunContainment(const RunContext& context, result::Journal& 
                     : FaultRun(context, journal, **experiment, job).Run();
     if (!done || StopSignal() != 0) return done;
   }
-  return context.containment.soak_s == 0 ? result::Result<void>{} : RunSoak(context, journal);
+  return {};
+}
+
+}  // namespace
+
+result::Result<void> RunContainment(const RunContext& context, result::Journal& journal) {
+  if (const std::vector<Job> jobs = SelectJobs(context); !jobs.empty()) {
+    if (auto done = RunJobs(context, journal, jobs); !done || StopSignal() != 0) return done;
+  }
+  return IsSoakSelected(context) ? RunSoak(context, journal) : result::Result<void>{};
 }
 
 std::vector<std::string> ContainmentIds(const RunContext& context) {
   std::vector<std::string> ids;
   for (const Job& job : SelectJobs(context)) ids.push_back(job.Id());
+  if (IsSoakSelected(context)) ids.emplace_back(kSoakId);
   return ids;
 }
 

@@ -139,7 +139,9 @@ std::vector<Cell> SelectCells(const RunContext& context) {
 class IsolationRun {
  public:
   IsolationRun(const RunContext& context, TenantExperiment& experiment)
-      : context_(context), experiment_(experiment), plan_(PlanOf(context)) {}
+      : context_(context), experiment_(experiment), plan_(PlanOf(context)) {
+    plan_.rounds = context.rounds.value_or(plan_.rounds);
+  }
 
   result::Result<void> Run() {
     const std::vector<Cell> cells = SelectCells(context_);

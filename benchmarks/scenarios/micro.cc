@@ -66,9 +66,12 @@ std::vector<std::string> CommonArguments(const RunContext& context) {
   return {fmt::format("--images={}", context.installation.images.string()), fmt::format("--cpu={}", context.cpu)};
 }
 
+bool IsNested(std::string_view id) { return id.ends_with("/nested") || id.ends_with("/nested_shadow"); }
+
 // The quick profile has time for what leaves the guest, not for what the library does in user space.
-bool Includes(workloads::Profile profile, std::string_view id) {
-  return profile != workloads::Profile::kQuick || !id.starts_with("hotpath/");
+bool Includes(const RunContext& context, std::string_view id) {
+  if (IsNested(id) && !context.nested) return false;
+  return context.profile != workloads::Profile::kQuick || !id.starts_with("hotpath/");
 }
 
 // The registered names, by id, in the order of registration.
@@ -82,8 +85,7 @@ vmm::Result<std::vector<std::pair<std::string, std::string>>> ListNames(const Ru
   std::istringstream lines(child->output);
   for (std::string line; std::getline(lines, line);) {
     std::string id = IdOfName(line);
-    if (result::ParseId(id) && context.selects(id) && Includes(context.profile, id))
-      names.emplace_back(std::move(id), line);
+    if (result::ParseId(id) && context.selects(id) && Includes(context, id)) names.emplace_back(std::move(id), line);
   }
   return names;
 }
@@ -93,6 +95,12 @@ double ToNs(double value, const std::string& unit) {
   if (unit == "ms") return value * 1e6;
   if (unit == "s") return value * 1e9;
   return value;
+}
+
+// Google Benchmark writes its counters as numbers with a point.
+std::uint64_t CounterOf(const json& entry, const char* name) {
+  const double value = entry.value(name, 0.0);
+  return value > 0 && value < 1e15 ? static_cast<std::uint64_t>(value) : 0;
 }
 
 class MicroRun {
@@ -138,7 +146,7 @@ class MicroRun {
         measurement.image_sha256 = *digest;
       }
       parts->substrate = kFloor;
-      if (auto floor = result::MakeId(*parts); floor && *floor != id && ids.contains(*floor)) {
+      if (auto floor = result::MakeId(*parts); floor && !IsNested(id) && *floor != id && ids.contains(*floor)) {
         measurement.floor_id = *floor;
       }
       const bool needs_kvm = measurement.substrate != kBare && measurement.scenario != "hotpath";
@@ -156,9 +164,8 @@ class MicroRun {
   // Of the image that every exit is measured with, noted in the journal; empty when it cannot be read: nestbench_micro
   // will say so for each of its benchmarks.
   result::Result<std::string> ImageDigest() {
-    constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
     const auto path = context_.installation.images / (std::string(kExitsImage) + ".elf");
-    auto image = vmm::LoadedFile::Read(path.string(), kMaxImageBytes);
+    auto image = vmm::LoadedFile::Read(path.string(), vmm::kMaxImageFileBytes);
     if (!image) return std::string();
     auto digest = vmm::Sha256Hex(image->bytes());
     if (!digest) return Fail(std::move(digest.error()));
@@ -220,6 +227,8 @@ class MicroRun {
       record.order = arm == result::Arm::kA ? 0 : 1;
       record.arm = arm;
       record.iterations = entry.value("iterations", std::uint64_t{0});
+      record.exits += CounterOf(entry, "exits");
+      record.nested_runs += CounterOf(entry, "nested_runs");
       record.samples.push_back(ToNs(entry.value("real_time", 0.0), entry.value("time_unit", "ns")));
     }
     for (const auto& [id, record] : rounds) {

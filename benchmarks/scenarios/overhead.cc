@@ -1,9 +1,9 @@
-// The scenario `overhead`: what the same work costs as a host process and as a guest.
+// The scenario `overhead`: what the same work costs as a host process, as a guest, and as a guest of a guest.
 //
-// A round of a workload is four fresh processes on one CPU, in the order ABBA or BAAB (drawn from the seed), so that a
-// drift of the machine falls on both sides alike. Rounds are the outer loop: those of one workload lie minutes apart
-// and do not share one mood of the machine. All processes of a workload run batches of the same length, the one that
-// the first of them calibrated.
+// A round of a workload is two fresh processes of each substrate on one CPU, in an order and then in its reverse, as
+// ABBA or BAAB (drawn from the seed), so that a drift of the machine falls on all sides alike. Rounds are the outer
+// loop: those of one workload lie minutes apart and do not share one mood of the machine. All processes of a workload
+// run batches of the same length, the one that the first of them calibrated.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -32,8 +32,8 @@ using substrates::SubstrateKind;
 using workloads::Workload;
 
 constexpr std::string_view kScenario = "overhead";
-constexpr std::array kSubstrates = {SubstrateKind::kBare, SubstrateKind::kVm};
-constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
+constexpr std::array kSubstrates = {SubstrateKind::kBare, SubstrateKind::kVm, SubstrateKind::kNested,
+                                    SubstrateKind::kNestedShadow};
 // For what a child does besides its batches: start, map, set up a working set of 512 MiB, verify.
 constexpr std::chrono::seconds kChildSetUpLimit{20};
 
@@ -55,6 +55,8 @@ struct Job {
   std::uint64_t iterations = 0;  // 0 until calibrated
 };
 
+bool IsNested(SubstrateKind kind) { return kind == SubstrateKind::kNested || kind == SubstrateKind::kNestedShadow; }
+
 std::vector<Job> SelectJobs(const RunContext& context) {
   std::vector<Job> jobs;
   for (const Workload& workload : workloads::Catalogue()) {
@@ -63,6 +65,7 @@ std::vector<Job> SelectJobs(const RunContext& context) {
     job.workload = &workload;
     job.iterations = workload.fixed_iterations;
     for (const SubstrateKind substrate : kSubstrates) {
+      if (IsNested(substrate) && !context.nested) continue;
       std::string id = workloads::Id(workload, kScenario, substrates::ToString(substrate));
       if (context.selects(id)) {
         Subject& subject = job.subjects.emplace_back();
@@ -93,12 +96,13 @@ result::Status ToStatus(AnswerStatus status) {
 }
 
 // The order of a round's processes, as indices into `subjects` with the arm of each.
-std::vector<std::pair<std::size_t, result::Arm>> OrderOfRound(const std::vector<std::size_t>& subjects, bool reversed) {
-  using result::Arm;
-  if (subjects.size() == 1) return {{subjects[0], Arm::kA}, {subjects[0], Arm::kB}};
-  const std::size_t first = subjects[reversed ? 1 : 0];
-  const std::size_t second = subjects[reversed ? 0 : 1];
-  return {{first, Arm::kA}, {second, Arm::kA}, {second, Arm::kB}, {first, Arm::kB}};
+std::vector<std::pair<std::size_t, result::Arm>> OrderOfRound(std::vector<std::size_t> subjects, bool reversed) {
+  if (reversed) std::ranges::reverse(subjects);
+  std::vector<std::pair<std::size_t, result::Arm>> order;
+  for (const std::size_t subject : subjects) order.emplace_back(subject, result::Arm::kA);
+  std::ranges::reverse(subjects);
+  for (const std::size_t subject : subjects) order.emplace_back(subject, result::Arm::kB);
+  return order;
 }
 
 class OverheadRun {
@@ -163,7 +167,7 @@ class OverheadRun {
           measurement.reason = image_problem;
         } else {
           measurement.image_sha256 = digests.at(workload.image);
-          if (subject.substrate == SubstrateKind::kVm && !context_.vm_unsupported.empty()) {
+          if (subject.substrate != SubstrateKind::kBare && !context_.vm_unsupported.empty()) {
             measurement.status = result::Status::kUnsupported;
             measurement.reason = context_.vm_unsupported;
           }
@@ -177,7 +181,7 @@ class OverheadRun {
   }
 
   result::Result<std::string> Digest(const std::string& image) const {
-    auto file = vmm::LoadedFile::Read(ImagePath(image), kMaxImageBytes);
+    auto file = vmm::LoadedFile::Read(ImagePath(image), vmm::kMaxImageFileBytes);
     if (!file) return Fail(std::move(file.error()));
     return vmm::Sha256Hex(file->bytes());
   }
@@ -275,6 +279,7 @@ class OverheadRun {
     record.clock_disagreement_max = answer.clock_disagreement_max;
     record.huge_page_bytes = answer.huge_page_bytes;
     record.exits = answer.exits;
+    record.nested_runs = answer.nested_runs;
     return record;
   }
 

@@ -208,10 +208,12 @@ result::Result<void> RunSupervisorLoss(const RunContext& context, result::Journa
   return failure.empty() ? result::Result<void>{} : experiment.AddStatus(name, result::Status::kFailed, failure);
 }
 
+bool IsSoakSelected(const RunContext& context) { return context.containment.soak_s != 0 && context.selects(kSoakId); }
+
 result::Result<void> RunSoak(const RunContext& context, result::Journal& journal) {
   constexpr std::uint32_t kSoakGuests = 50;
   constexpr std::uint32_t kFaultsBetweenChecks = 20;
-  const std::string id = "containment/soak/vm";
+  const std::string id(kSoakId);
   const MeasurementName name{
       .scenario = "containment", .workload = "soak", .substrate = "vm", .params = {}, .unit = "faults"};
   auto made = TenantExperiment::Create(context, journal);
@@ -309,8 +311,7 @@ result::Result<void> RunSoak(const RunContext& context, result::Journal& journal
                                       {"guests", kSoakGuests},
                                       {"faults", injected},
                                       {"wrong", misjudged + wrong},
-                                      {"lost", lost},
-                                      {"supervisor_restarts", 0}});
+                                      {"lost", lost}});
   if (!added) return added;
   if (misjudged + wrong + lost != 0) {
     return experiment.AddStatus(name, result::Status::kFailed,

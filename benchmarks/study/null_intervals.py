@@ -11,16 +11,13 @@ from pathlib import Path
 from nestbench_reports import metrics
 from nestbench_reports.load import load
 from nestbench_reports.stats import CONFIDENCE, LARGEST_EFFECT
-from programs import BROKE, FAIL, INCONCLUSIVE, PASS, USAGE, ProgramError, Programs, last_line, run, show_progress
+from programs import FAIL, INCONCLUSIVE, PASS, Programs, run_for_document, show_progress
 
-RUN_LIMIT_S = 900.0
 # A share this improbable, or less, under the promised one is called below it.
 CHANCE = 0.025
 # An interval that reaches further than the largest difference which two identical things may have says nothing by
 # containing 1.
 MOST_WIDTH = 2 * LARGEST_EFFECT
-# Exit codes of `nestbench run` with which there is a document: some of what was asked for may be unsupported.
-WITH_DOCUMENT = (0, 5)
 
 
 @dataclass(frozen=True)
@@ -59,24 +56,8 @@ def measure(programs: Programs, plan: Plan, folder: Path) -> list[Path]:
     for number in range(plan.runs):
         for scenario, expression in plan.filters.items():
             out = folder / f"{scenario}-{plan.first_seed + number}"
-            done = run(
-                [
-                    str(programs.nestbench),
-                    "run",
-                    scenario,
-                    "--profile=quick",
-                    f"--filter={expression}",
-                    f"--rounds={plan.rounds}",
-                    f"--seed={plan.first_seed + number}",
-                    f"--out={out}",
-                    "--json-only",
-                ],
-                RUN_LIMIT_S,
-            )
-            if done.returncode not in WITH_DOCUMENT:
-                why = f"nestbench run {scenario}, exit code {done.returncode}: {last_line(done.stderr)}"
-                raise ProgramError(why, USAGE if done.returncode == USAGE else BROKE)
-            documents.append(out / "result.json")
+            options = ["--profile=quick", f"--filter={expression}", f"--rounds={plan.rounds}"]
+            documents.append(run_for_document(programs, scenario, options, plan.first_seed + number, out))
             show_progress(f"run {len(documents)} of {total}")
     show_progress("")
     return documents

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PASS, FAIL, USAGE, INCONCLUSIVE, UNSUPPORTED, BROKE = 0, 1, 2, 3, 5, 6
+RUN_LIMIT_S = 900.0
+# Exit codes of `nestbench run` with which there is a document: some of what was asked for may be unsupported.
+WITH_DOCUMENT = (PASS, UNSUPPORTED)
 
 
 class ProgramError(Exception):
@@ -32,8 +35,8 @@ def find_programs(root: Path, folder: Path | None) -> Programs:
             raise ProgramError(why, USAGE)
         folder = max(built, key=lambda path: (path / "nestbench_micro").stat().st_mtime)
     programs = Programs(folder / "nestbench", folder / "nestbench_micro")
-    if not programs.micro.is_file():
-        raise ProgramError(f"{programs.micro} does not exist: name the folder of a build: --programs DIR", USAGE)
+    if not programs.nestbench.is_file():
+        raise ProgramError(f"{programs.nestbench} does not exist: name the folder of a build: --programs DIR", USAGE)
     return programs
 
 
@@ -45,6 +48,16 @@ def run(command: Sequence[str], limit_s: float) -> subprocess.CompletedProcess[s
         raise ProgramError(f"{' '.join(command)} did not end within {limit_s:.0f} s", BROKE) from error
     except OSError as error:
         raise ProgramError(f"cannot start {command[0]}: {error.strerror}", USAGE) from error
+
+
+def run_for_document(programs: Programs, scenario: str, options: Sequence[str], seed: int, out: Path) -> Path:
+    """`nestbench run`; the document that it leaves in `out`."""
+    command = [str(programs.nestbench), "run", scenario, *options, f"--seed={seed}", f"--out={out}", "--json-only"]
+    done = run(command, RUN_LIMIT_S)
+    if done.returncode not in WITH_DOCUMENT:
+        why = f"nestbench run {scenario}, exit code {done.returncode}: {last_line(done.stderr)}"
+        raise ProgramError(why, USAGE if done.returncode == USAGE else BROKE)
+    return out / "result.json"
 
 
 def show_progress(text: str) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Studies of nestbench itself: what vmm-core costs over raw ioctls, and how often A/A intervals contain 1."""
+"""Studies of nestbench itself: what vmm-core costs over raw ioctls, how often A/A intervals contain 1, false alarms."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "reports"))
 
 import null_intervals  # noqa: E402  (the report package comes from this source tree)
+import null_row  # noqa: E402
 import ratios  # noqa: E402
 from programs import BROKE, USAGE, ProgramError, find_programs  # noqa: E402
 
@@ -100,6 +101,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     null.add_argument(
         "--documents", type=Path, nargs="+", metavar="RESULT.json", help="judge these instead of running anything"
     )
+
+    row = studies.add_parser(
+        "null-row",
+        parents=[common],
+        help="share of isolation's null row that is flagged",
+        description="Repeats the null row of `nestbench run isolation` (victims beside an aggressor that does nothing)"
+        " and counts the cells that their reports would call hurt or helped.",
+        epilog=EXIT_CODES,
+    )
+    row.add_argument("--repeats", type=positive, default=20, help="default: %(default)s")
+    row.add_argument("--profile", choices=["quick", "standard", "full"], default="quick")
+    row.add_argument("--first-seed", type=positive, default=1)
+    row.add_argument("--keep", type=Path, metavar="DIR", help="keep the result documents there")
+    row.add_argument(
+        "--documents", type=Path, nargs="+", metavar="RESULT.json", help="judge these instead of running anything"
+    )
     return parser.parse_args(arguments)
 
 
@@ -118,6 +135,17 @@ def run_null_study(options: argparse.Namespace) -> int:
         return null_intervals.judge(null_intervals.measure(programs, plan, options.keep or Path(scratch)))
 
 
+def run_null_row_study(options: argparse.Namespace) -> int:
+    if options.documents:
+        return null_row.judge(options.documents)
+    programs = find_programs(ROOT, options.programs)
+    with tempfile.TemporaryDirectory(prefix="nestbench-study-") as scratch:
+        folder = options.keep or Path(scratch)
+        return null_row.judge(
+            null_row.measure(programs, options.repeats, options.profile, options.first_seed, folder)
+        )
+
+
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     try:
@@ -125,7 +153,7 @@ def main(arguments: Sequence[str]) -> int:
             programs = find_programs(ROOT, options.programs)
             effort = ratios.Effort(options.processes, options.repetitions, options.min_time, options.cpu)
             return ratios.study(programs, effort, options.save)
-        return run_null_study(options)
+        return run_null_row_study(options) if options.study == "null-row" else run_null_study(options)
     except ProgramError as error:
         print(f"study: {error}", file=sys.stderr)
         return error.exit_code

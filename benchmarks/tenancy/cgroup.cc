@@ -67,35 +67,26 @@ std::optional<std::string> Cgroup::UnifiedFolder() const {
   return state_->files->Below(state_->hierarchies.front().run_folder + "/" + name_).string();
 }
 
-std::optional<std::uint64_t> Cgroup::OomKills() const {
-  const std::string folder = FolderFor(CgroupController::kMemory);
+template <typename ReadFile>
+std::optional<std::uint64_t> Cgroup::ReadFrom(CgroupController controller, ReadFile read) const {
+  const std::string folder = FolderFor(controller);
   if (folder.empty()) return std::nullopt;
-  return ReadOomKills(*state_->files, state_->For(CgroupController::kMemory)->is_v2, folder);
+  return read(*state_->files, state_->For(controller)->is_v2, folder);
 }
 
+std::optional<std::uint64_t> Cgroup::OomKills() const { return ReadFrom(CgroupController::kMemory, ReadOomKills); }
+
 std::optional<std::uint64_t> Cgroup::MemoryUsageBytes() const {
-  const std::string folder = FolderFor(CgroupController::kMemory);
-  if (folder.empty()) return std::nullopt;
-  return ReadMemoryUsage(*state_->files, state_->For(CgroupController::kMemory)->is_v2, folder);
+  return ReadFrom(CgroupController::kMemory, ReadMemoryUsage);
 }
 
 std::optional<std::uint64_t> Cgroup::KernelMemoryBytes() const {
-  const std::string folder = FolderFor(CgroupController::kMemory);
-  if (folder.empty()) return std::nullopt;
-  return ReadKernelMemory(*state_->files, state_->For(CgroupController::kMemory)->is_v2, folder);
+  return ReadFrom(CgroupController::kMemory, ReadKernelMemory);
 }
 
-std::optional<std::uint64_t> Cgroup::CpuUsageNs() const {
-  const std::string folder = FolderFor(CgroupController::kCpuUsage);
-  if (folder.empty()) return std::nullopt;
-  return ReadCpuUsage(*state_->files, state_->For(CgroupController::kCpuUsage)->is_v2, folder);
-}
+std::optional<std::uint64_t> Cgroup::CpuUsageNs() const { return ReadFrom(CgroupController::kCpuUsage, ReadCpuUsage); }
 
-std::optional<std::uint64_t> Cgroup::ThrottledNs() const {
-  const std::string folder = FolderFor(CgroupController::kCpu);
-  if (folder.empty()) return std::nullopt;
-  return ReadThrottled(*state_->files, state_->For(CgroupController::kCpu)->is_v2, folder);
-}
+std::optional<std::uint64_t> Cgroup::ThrottledNs() const { return ReadFrom(CgroupController::kCpu, ReadThrottled); }
 
 CgroupReading Cgroup::Read() const {
   CgroupReading reading;

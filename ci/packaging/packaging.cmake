@@ -1,15 +1,15 @@
 # What `cmake --install` puts where, the CMake package nestbench_vmm (the VMM library for others), and the .deb.
 #
 #   bin/nestbench                      the program
-#   libexec/nestbench/                 nestbench-guest, nestbench-tenant, nestbench_micro, nestbench_density_floor, images/ (installed by workloads/payloads)
-#   share/nestbench/                   reports/ (Python package, schema, web files), ci/gate.toml: as in the source tree
+#   libexec/nestbench/                 nestbench-guest, nestbench-tenant, nestbench_micro, nestbench_density_floor, nestbench-conformance, nestbench-costs, images/ (installed by workloads/payloads)
+#   share/nestbench/                   reports/ (Python package, schema, web files), ci/gate.toml, conformance/known.toml: as in the source tree
 #   include/nestbench_vmm/, lib/       vmm-core: headers, static libraries, CMake package
 #   share/doc/nestbench/               README, designs, license
 include(CMakePackageConfigHelpers)
 
 # What the launcher builds for a run; tests are left out.
 add_custom_target(nestbench_run)
-add_dependencies(nestbench_run nestbench nestbench-guest nestbench-tenant nestbench_micro nestbench_density_floor
+add_dependencies(nestbench_run nestbench nestbench-guest nestbench-tenant nestbench_micro nestbench_density_floor nestbench-conformance nestbench-costs
   nestbench_payload_images)
 
 install(TARGETS nestbench RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
@@ -21,6 +21,7 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/reports/nestbench_reports ${PROJECT_SOUR
   PATTERN "__pycache__" EXCLUDE
   PATTERN "*.pyc" EXCLUDE)
 install(FILES ${PROJECT_SOURCE_DIR}/ci/gate.toml DESTINATION ${share}/ci)
+install(FILES ${PROJECT_SOURCE_DIR}/conformance/known.toml DESTINATION ${share}/conformance)
 # The charts library that reports inline, with its license; `npm ci` in reports/ has put it there by install time.
 install(FILES
     ${PROJECT_SOURCE_DIR}/reports/node_modules/echarts/dist/echarts.min.js

@@ -17,10 +17,12 @@ import click
 from nestbench_reports.errors import BrokenError, OutputError, ReportError
 
 if TYPE_CHECKING:
+    from nestbench_reports.conformance import Known
     from nestbench_reports.gate import GateResult
     from nestbench_reports.model import Document
     from nestbench_reports.policy import Policy
 
+KNOWN_FAILURES = Path(__file__).resolve().parent.parent.parent / "conformance" / "known.toml"
 DEFAULT_POLICY = Path(__file__).resolve().parent.parent.parent / "ci" / "gate.toml"
 INTERRUPTED = 130
 EXIT_CODES = """\b
@@ -84,6 +86,18 @@ def _load_policy(path: Path) -> Policy:
     return policy.parse(text, str(path))
 
 
+def _load_known(path: Path) -> Sequence[Known]:
+    from nestbench_reports.conformance import parse_known
+    from nestbench_reports.errors import PolicyError
+    from nestbench_reports.load import read_bytes
+
+    try:
+        text = read_bytes(path, "a list of known failures (TOML)").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"{path} is not UTF-8 text: it is no list of known failures") from error
+    return parse_known(text, str(path))
+
+
 def _judge(document: Document, policy_path: Path) -> GateResult | str:
     """The gate's result, or in words why this document cannot be judged by that policy."""
     from nestbench_reports.errors import PolicyError
@@ -108,7 +122,7 @@ def report(result: Path, output: Path | None, policy: Path) -> int:
     from nestbench_reports.render import render
 
     document = _load(result)
-    page = render(document, _judge(document, policy))
+    page = render(document, _judge(document, policy), _load_known(KNOWN_FAILURES))
     target = output if output is not None else result.parent / "report.html"
     write_atomically(target, page)
     click.echo(f"report: {target}", err=True)
@@ -153,13 +167,19 @@ def summary(result: Path, policy: Path) -> int:
 )
 def compare(baseline: Path, current: Path, as_json: bool, fdr: float, allow_inconclusive: bool) -> int:
     """Say for each metric whether B is better or worse than A: regression, improvement, equivalent or inconclusive."""
+    from nestbench_reports import counted
     from nestbench_reports.compare import compare as compare_documents
     from nestbench_reports.compare import to_json
     from nestbench_reports.gate import exit_code_of_comparison
     from nestbench_reports.summary import print_comparison
     from nestbench_reports.terminal import make_console
 
-    comparison = compare_documents(_load_to_compare(baseline), _load_to_compare(current), fdr=fdr)
+    before, after = _load_to_compare(baseline), _load_to_compare(current)
+    if counted.is_counted(before) and counted.is_counted(after) and not as_json:
+        found = counted.differences(before, after)
+        counted.print_differences(make_console(), found)
+        return counted.exit_code(found, allow_inconclusive)
+    comparison = compare_documents(before, after, fdr=fdr)
     code = exit_code_of_comparison(comparison, allow_inconclusive)
     if as_json:
         click.echo(json.dumps({**to_json(comparison), "exit_code": code}, indent=1, allow_nan=False))
@@ -194,6 +214,27 @@ def gate(result: Path, policy: Path, baseline: Path | None, junit_path: Path | N
         write_atomically(junit_path, junit(outcome))
     print_gate(make_console(), outcome, verbose)
     return outcome.exit_code
+
+
+@cli.command(
+    epilog=_examples("nestbench checklist out/result.json -v", "nestbench checklist out/result.json --junit out.xml")
+)
+@_RESULT
+@click.option("--known", type=_FILE, default=KNOWN_FAILURES, metavar="FILE", help="List of known failures (TOML).")
+@click.option("--junit", "junit_path", type=_FILE, metavar="FILE", help="Write the outcomes as JUnit XML.")
+@click.option("-v", "--verbose", is_flag=True, help="Every condition, with its source and evidence.")
+def checklist(result: Path, known: Path, junit_path: Path | None, verbose: bool) -> int:
+    """Show what came of each documented condition of a conformance run."""
+    from nestbench_reports import conformance
+    from nestbench_reports.files import write_atomically
+    from nestbench_reports.summary_conformance import junit, print_checklist
+    from nestbench_reports.terminal import make_console
+
+    found = conformance.checklist(_load(result), _load_known(known))
+    if junit_path is not None:
+        write_atomically(junit_path, junit(found))
+    print_checklist(make_console(), found, verbose)
+    return found.exit_code
 
 
 @cli.command(epilog=_examples("nestbench validate out/result.json"))

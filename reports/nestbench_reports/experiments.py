@@ -17,6 +17,7 @@ from nestbench_reports.stats import FloatArray
 DENSITY = "density"
 ISOLATION = "isolation"
 CONTAINMENT = "containment"
+CONFORMANCE = "conformance"
 ATTRIBUTION = "attribution"  # workload of scenario isolation
 SOAK = "soak"  # workload of scenario containment
 # Substrates in the order in which they stand side by side.
@@ -216,11 +217,10 @@ class Soak:
     faults: int
     wrong: int
     lost: int
-    supervisor_restarts: int
 
     @property
     def is_clean(self) -> bool:
-        return self.faults > 0 and (self.wrong, self.lost, self.supervisor_restarts) == (0, 0, 0)
+        return self.faults > 0 and (self.wrong, self.lost) == (0, 0)
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,19 @@ class ContainmentSetup:
     neighbours: int
 
 
-Record = Step | Failure | End | Schedule | Try | Soak
+@dataclass(frozen=True)
+class Condition:
+    """A documented condition of KVM, and what came of it."""
+
+    test: str
+    source: str
+    outcome: str  # pass, fail, skip, error, crash, timeout
+    reason: str
+    evidence: Mapping[str, Any]
+    duration_ns: float
+
+
+Record = Step | Failure | End | Schedule | Try | Soak | Condition
 
 
 @dataclass(frozen=True)
@@ -261,6 +273,10 @@ class Experiment:
     @property
     def tries(self) -> tuple[Try, ...]:
         return tuple(entry for entry in self.records if isinstance(entry, Try))
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        return tuple(entry for entry in self.records if isinstance(entry, Condition))
 
     @property
     def soaks(self) -> tuple[Soak, ...]:

@@ -202,7 +202,7 @@ def floored_section(
     measured = [
         (entry, by_id.get(entry.id))
         for entry in document.measurements
-        if entry.scenario == scenario and entry.status == OK and entry.substrate not in (BARE, FLOOR)
+        if entry.scenario == scenario and entry.status == OK and entry.substrate == metrics.VM
     ]
     figures = [_costs(f"{scenario}-cost", "Time", measured)]
     compared = [metric for _, metric in measured if metric is not None and metric.estimate is not None]

@@ -83,11 +83,10 @@ def containment_section(document: Document) -> Section | None:
                 f"{soak.faults:,}",
                 f"{soak.wrong:,}",
                 f"{soak.lost:,}",
-                f"{soak.supervisor_restarts:,}",
             )
             for experiment, soak in soaks
         ]
-        columns = "substrate|verdict|#duration|#guests|#faults|#wrong|#lost|#supervisor restarts"
+        columns = "substrate|verdict|#duration|#guests|#faults|#wrong|#lost"
         tables.append(make_table("Soak: random faults among many guests", columns, rows))
     lead = (
         "Each fault is injected into one guest among healthy, loaded ones. It is ok when it was contained in every try,"

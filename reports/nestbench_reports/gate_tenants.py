@@ -170,7 +170,7 @@ def _judge_fault(rule: ContainmentRule | None, fault: Fault) -> Judgement:
 def _judge_soak(rule: ContainmentRule | None, experiment: Experiment, soak: Soak) -> Judgement:
     text = (
         f"{plural(soak.faults, 'fault')} among {plural(soak.guests, 'guest')} in {number(soak.duration_ns / 60e9)} min:"
-        f" {soak.wrong} wrong, {soak.lost} lost, supervisor restarted {plural(soak.supervisor_restarts, 'time')}"
+        f" {soak.wrong} wrong, {soak.lost} lost"
     )
     outcome = _containment_outcome(rule, soak.is_clean)
     return Judgement(experiment.id, CONTAINMENT, outcome, text, rule.reason if rule else "")

@@ -14,7 +14,8 @@ _FAILURE = (Outcome.FAIL, Outcome.INCONCLUSIVE)
 _ERROR = (Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.REFUSED)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Without what XML cannot hold."""
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -23,19 +24,19 @@ def _case(suite: ElementTree.Element, judgement: Judgement) -> None:
     case = ElementTree.SubElement(
         suite,
         "testcase",
-        classname=_clean(f"nestbench.{scenario}"),
-        name=_clean(f"{judgement.id}: {judgement.rule}"),
+        classname=clean(f"nestbench.{scenario}"),
+        name=clean(f"{judgement.id}: {judgement.rule}"),
         time="0",
     )
     text = f"{judgement.text}; {judgement.reason}" if judgement.reason else judgement.text
     if judgement.outcome in _SKIPPED:
-        ElementTree.SubElement(case, "skipped", message=_clean(f"{judgement.outcome.value}: {text}"))
+        ElementTree.SubElement(case, "skipped", message=clean(f"{judgement.outcome.value}: {text}"))
     elif judgement.outcome in _FAILURE + _ERROR:
         tag = "failure" if judgement.outcome in _FAILURE else "error"
-        element = ElementTree.SubElement(case, tag, type=judgement.outcome.value, message=_clean(text))
-        element.text = _clean(f"{judgement.rule}\n{text}")
+        element = ElementTree.SubElement(case, tag, type=judgement.outcome.value, message=clean(text))
+        element.text = clean(f"{judgement.rule}\n{text}")
     else:
-        ElementTree.SubElement(case, "system-out").text = _clean(text)
+        ElementTree.SubElement(case, "system-out").text = clean(text)
 
 
 def junit(result: GateResult) -> bytes:
@@ -48,10 +49,10 @@ def junit(result: GateResult) -> bytes:
     }
     totals = {name: str(count) for name, count in counts.items()}
     root = ElementTree.Element("testsuites", {"name": "nestbench gate", **totals})
-    suite = ElementTree.SubElement(root, "testsuite", {"name": _clean(f"nestbench gate {result.policy}"), **totals})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": clean(f"nestbench gate {result.policy}"), **totals})
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in (("document", result.document), ("policy", result.policy), ("verdict", result.headline)):
-        ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
+        ElementTree.SubElement(properties, "property", name=name, value=clean(value))
     for judgement in result.judgements:
         _case(suite, judgement)
     ElementTree.indent(root)

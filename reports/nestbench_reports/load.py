@@ -201,7 +201,7 @@ def _build_round(raw: Mapping[str, Any]) -> Round:
     values = dict(raw)
     values["samples"] = tuple(map(float, raw["samples"]))
     for name in _ROUND_INTEGERS:  # 3.0 is an integer to JSON Schema
-        values[name] = int(raw[name])
+        values[name] = int(raw.get(name, 0))  # the schema knows which may be missing
     return Round(**values)
 
 

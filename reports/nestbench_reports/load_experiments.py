@@ -14,6 +14,7 @@ from nestbench_reports.experiments import (
     CONTAINMENT,
     DENSITY,
     SOAK,
+    Condition,
     ContainmentSetup,
     DensitySetup,
     End,
@@ -39,6 +40,7 @@ _KINDS: dict[str, type] = {
     "schedule": Schedule,
     "try": Try,
     "soak": Soak,
+    "condition": Condition,
 }
 _KEYS: dict[tuple[type, str], str] = {(Try, "number"): "try"}  # a field that cannot have its key's name
 

@@ -10,7 +10,9 @@ from nestbench_reports.model import OK, UNSUPPORTED, Document, Measurement
 from nestbench_reports.stats import Estimate
 
 BARE = "bare"
+VM = "vm"
 FLOOR = "floor"
+NESTED = ("nested", "nested_shadow")
 # Scenarios with many tenants, whose measurements are no times of one piece of work.
 EXPERIMENTAL = (DENSITY, ISOLATION, CONTAINMENT)
 # When two sides are not ok, the metric takes the graver of the two.
@@ -111,14 +113,17 @@ def metric(above: Measurement, below: Measurement) -> Metric:
 
 
 def denominators(document: Document, above: Measurement) -> list[Measurement]:
-    """What a measurement is divided by: `bare` of the same key, and its floor.
+    """What a measurement is divided by: `bare` of the same key, and its floor; a guest of a guest: `bare` and `vm`.
 
     `bare` only where the same work is timed on both. In density, isolation and containment the substrates stand side by
     side, and what one of them shows is no cost over another.
     """
     if above.substrate in (BARE, FLOOR):
         return []
-    found = [document.by_id.get(above.floor_id or f"{above.key}/{FLOOR}")]
+    if above.substrate in NESTED:
+        found = [document.by_id.get(f"{above.key}/{VM}")]
+    else:
+        found = [document.by_id.get(above.floor_id or f"{above.key}/{FLOOR}")]
     if above.scenario not in EXPERIMENTAL:
         found.insert(0, document.by_id.get(f"{above.key}/{BARE}"))
     return [below for below in found if below is not None]

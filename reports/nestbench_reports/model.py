@@ -33,6 +33,7 @@ class Round:
     clock_disagreement_max: float
     huge_page_bytes: int
     exits: int
+    nested_runs: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from nestbench_reports.errors import SetupError
 from nestbench_reports.charts import Chart
+from nestbench_reports.conformance import Known
 from nestbench_reports.gate import GateResult
 from nestbench_reports.model import Document
 from nestbench_reports.view import Page, page
@@ -72,12 +74,12 @@ def chart_data(shown: Page) -> dict[str, Chart]:
     return {figure.id: figure.chart for section in shown.sections for figure in section.figures}
 
 
-def render(document: Document, judged: GateResult | str) -> bytes:
+def render(document: Document, judged: GateResult | str, known: Sequence[Known] = ()) -> bytes:
     """The page as UTF-8."""
     import jinja2
     import markupsafe
 
-    shown = page(document, judged)
+    shown = page(document, judged, known)
     library_path = echarts_path()
     library = _check_inlinable(_read(library_path), library_path)
     # One script: what draws many tenants, then what draws everything else and starts it all.

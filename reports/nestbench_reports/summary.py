@@ -11,9 +11,11 @@ from rich.text import Text
 
 from nestbench_reports import metrics
 from nestbench_reports.compare import Comparison, Difference
+from nestbench_reports.counted import is_counted, print_costs
 from nestbench_reports.gate import GateResult, Judgement, Outcome
 from nestbench_reports.metrics import Metric
 from nestbench_reports.model import OK, Document, Measurement
+from nestbench_reports.nested import print_nested
 from nestbench_reports.stats import Estimate, Verdict
 from nestbench_reports.summary_tenants import print_tenants
 from nestbench_reports.terminal import NARROW, TINY, WIDE, bullets, new_table, plain, print_line
@@ -122,7 +124,7 @@ def _floor_rows(document: Document, ratios: Sequence[Metric], scenario: str) -> 
     return [
         (entry, by_id.get(entry.id))
         for entry in document.measurements
-        if entry.scenario == scenario and entry.status == OK and entry.substrate not in (metrics.BARE, metrics.FLOOR)
+        if entry.scenario == scenario and entry.status == OK and entry.substrate == metrics.VM
     ]
 
 
@@ -149,7 +151,7 @@ def print_summary(console: Console, document: Document, verdict: str, verdict_st
     run = document.run
     print_line(console, f"nestbench {run.profile}, {run.started}, {number(run.duration_s)} s, seed {run.seed}", "bold")
     print_line(console, host_line(document), "dim")
-    if document.host.has_emulated_clock:
+    if document.host.has_emulated_clock and not is_counted(document):
         print_line(console, "The clock of this host is emulated: every time below is meaningless.", "bold red")
     if run.interrupted:
         print_line(console, "The run was interrupted; this is what it finished.", "yellow")
@@ -162,6 +164,8 @@ def print_summary(console: Console, document: Document, verdict: str, verdict_st
         rows = _floor_rows(document, ratios, scenario)
         if rows:
             _floors(console, title, rows)
+    print_nested(console, document, ratios)
+    print_costs(console, document)
     print_tenants(console, document)
     if (line := null_line(document)) is not None:
         print_line(console, line)

@@ -175,8 +175,7 @@ def _print_containment(console: Console, document: Document) -> None:
         style = "green" if soak.is_clean else "bold red"
         text = (
             f"{experiment.id}: {plural(soak.faults, 'fault')} among {plural(soak.guests, 'guest')} in"
-            f" {say.time_text(soak.duration_ns)}: {soak.wrong} wrong, {soak.lost} lost,"
-            f" supervisor restarted {plural(soak.supervisor_restarts, 'time')}"
+            f" {say.time_text(soak.duration_ns)}: {soak.wrong} wrong, {soak.lost} lost"
         )
         print_line(console, text, style)
     if faults or soaks:

@@ -20,6 +20,9 @@ from nestbench_reports.figures import (
     null_section,
     overhead_section,
 )
+from nestbench_reports.conformance import PASS, UNSUPPORTED, Checklist, Known, checklist
+from nestbench_reports.counted import costs_section
+from nestbench_reports.figures_conformance import conformance_section
 from nestbench_reports.figures_containment import containment_section
 from nestbench_reports.figures_density import density_section
 from nestbench_reports.figures_isolation import attribution_section, isolation_section
@@ -27,6 +30,7 @@ from nestbench_reports.gate import GateResult, Outcome
 from nestbench_reports.judgement import HARMLESS
 from nestbench_reports.metrics import Metric
 from nestbench_reports.model import OK, Document, Measurement
+from nestbench_reports.nested import nested_section
 from nestbench_reports.summary import label
 from nestbench_reports.text import bytes_text, number, percent, plural, printable, ratio
 
@@ -188,6 +192,12 @@ def _verdict(judged: GateResult | str) -> Verdict:
     return Verdict(kind, outcome.value, printable(sentence), failures, table)
 
 
+def _verdict_of_conditions(found: Checklist) -> Verdict:
+    kind = {PASS: "pass", UNSUPPORTED: "warn"}.get(found.exit_code, "fail")
+    name = {PASS: "pass", UNSUPPORTED: "unsupported"}.get(found.exit_code, "fail")
+    return Verdict(kind, name, printable(found.headline), (), None)
+
+
 def _environment(document: Document) -> tuple[tuple[str, str], ...]:
     host, build, run = document.host, document.build, document.run
     kvm = (
@@ -295,8 +305,9 @@ def _warnings(document: Document) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def page(document: Document, judged: GateResult | str) -> Page:
-    """Everything that the page shows of a document."""
+def page(document: Document, judged: GateResult | str, known: Sequence[Known]) -> Page:
+    """Everything that the page shows of a document. known: the list of known failures of conformance."""
+    conditions = checklist(document, known)
     ratios = metrics.metrics(document)
     matrix = isolation.matrix(document)
     host, run = document.host, document.run
@@ -316,12 +327,15 @@ def page(document: Document, judged: GateResult | str) -> Page:
         floored_section(document, ratios, "exits", "What leaving the guest costs", exits_lead),
         floored_section(document, ratios, "lifecycle", "Life cycle and cold start", lifecycle_lead),
         floored_section(document, ratios, "hotpath", "Hot paths of the VMM library", hotpath_lead),
+        nested_section(document, ratios),
+        costs_section(document),
         latency_section(document),
         bandwidth_section(document),
         density_section(document),
         isolation_section(document, matrix),
         attribution_section(document),
         containment_section(document),
+        conformance_section(conditions),
         null_section(document),
     )
     tiles = (
@@ -354,7 +368,10 @@ def page(document: Document, judged: GateResult | str) -> Page:
             )
         ),
         warnings=_warnings(document),
-        verdict=_verdict(judged),
+        # A conformance run measures nothing that a policy could judge.
+        verdict=_verdict_of_conditions(conditions)
+        if conditions.entries and not document.measurements
+        else _verdict(judged),
         tiles=tuple(tile for tile in tiles if tile is not None),
         sections=tuple(section for section in sections if section is not None),
         findings=tuple((f.severity, printable(f.text), printable(f.evidence)) for f in document.findings),

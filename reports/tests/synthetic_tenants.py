@@ -369,7 +369,7 @@ def containment_experiments() -> list[Raw]:
             [one_try(n, "killed_by_limit", 150, during=1.6, contained=n > 2, restarted=int(n <= 2)) for n in many],
         ),
         containment("hung_vcpu", "vm", "hang", [one_try(n, "hang", 640, cause="no heartbeat") for n in many]),
-        experiment("containment", "soak", "vm", {"guests": 50}, [{**soak, "supervisor_restarts": 0}]),
+        experiment("containment", "soak", "vm", {"guests": 50}, [soak]),
     ]
 
 

@@ -5,6 +5,8 @@
 #include <system_error>
 #include <utility>
 
+#include "nestbench/vmm/base/mutant.h"
+
 namespace nestbench::vmm {
 
 std::string Error::ToString() const {
@@ -19,7 +21,7 @@ std::string Error::ToString() const {
 }
 
 Error Error::System(std::string_view operation, int error_number, std::string detail) {
-  return {ErrorKind::kSystem, error_number, std::string(operation), std::move(detail)};
+  return {ErrorKind::kSystem, Mutated("errno-lost") ? 0 : error_number, std::string(operation), std::move(detail)};
 }
 
 Error Error::InvalidArgument(std::string_view operation, std::string detail) {

@@ -7,6 +7,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "nestbench/vmm/base/mutant.h"
+
 namespace nestbench::vmm {
 namespace {
 
@@ -59,7 +61,8 @@ Result<void> Bus<Addr>::Add(Addr start, std::uint64_t size_bytes, Device& device
     return refuse(index - 1);
   }
   if (next != claims_.end() && next->start - start.value() < size_bytes) return refuse(index);
-  claims_.insert(next, Claim{start.value(), size_bytes, &device});
+  claims_.insert(next,
+                 Claim{start.value(), Mutated("bus-claims-a-byte-too-many") ? size_bytes + 1 : size_bytes, &device});
   names_.insert(names_.begin() + index, std::move(name));
   return {};
 }

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "nestbench/vmm/base/mutant.h"
 #include "nestbench/vmm/kvm/linux_kvm.h"
 #include "nestbench/vmm/kvm/vcpu.h"
 
@@ -42,7 +43,7 @@ Result<void> InstallKickHandler() {
 }
 
 void VcpuKicker::Kick() const {
-  SetImmediateExit(run_, 1);
+  if (!Mutated("kick-before-entry-lost")) SetImmediateExit(run_, 1);
   ::syscall(SYS_tgkill, ::getpid(), thread_, KickSignal());
 }
 
@@ -63,6 +64,7 @@ Result<RunDeadline> RunDeadline::Start(Vcpu& vcpu, std::chrono::nanoseconds limi
   when.it_value.tv_sec = limit.count() / 1'000'000'000;
   when.it_value.tv_nsec = limit.count() % 1'000'000'000;
   when.it_interval.tv_nsec = kRepeatNs;
+  if (Mutated("deadline-never-fires")) when = {};
   if (::timer_settime(timer, 0, &when, nullptr) != 0) {
     const int error = errno;
     t_deadline_run = nullptr;
@@ -81,7 +83,7 @@ RunDeadline::~RunDeadline() {
   t_deadline_run = nullptr;
   ::timer_delete(timer_);
   // An expiry after the last Run() must not end the next one.
-  if (run != nullptr && Expired()) SetImmediateExit(run, 0);
+  if (run != nullptr && Expired() && !Mutated("deadline-ends-the-next-run")) SetImmediateExit(run, 0);
 }
 
 bool RunDeadline::Expired() const { return std::chrono::steady_clock::now() >= end_; }

@@ -3,12 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "nestbench/vmm/kvm/deadline.h"
 #include "nestbench/vmm/kvm/vcpu.h"
 #include "nestbench/vmm/kvm/vm.h"
 
@@ -64,5 +66,33 @@ inline Result<Vm> CreateVmWithCode(const KvmDevice& device, std::initializer_lis
   if (auto loaded = LoadCode(*vm, code); !loaded) return Fail(std::move(loaded.error()));
   return vm;
 }
+
+inline constexpr abi::VcpuId kFirst{0};
+inline constexpr std::initializer_list<int> kSpin = {0xEB, 0xFE};  // jmp $
+inline constexpr std::initializer_list<int> kHalt = {0xF4};
+
+// A guest of one vCPU, ready to run `code`; the deadline keeps a wrong test from hanging.
+class Guest {
+ public:
+  static Result<Guest> Create(const KvmDevice& device, std::initializer_list<int> code, bool log_dirty = false) {
+    auto vm = CreateVmWithCode(device, code, log_dirty);
+    if (!vm) return Fail(std::move(vm.error()));
+    auto vcpu = Vcpu::Create(*vm, kFirst);
+    if (!vcpu) return Fail(std::move(vcpu.error()));
+    if (auto entered = EnterRealMode(*vcpu); !entered) return Fail(std::move(entered.error()));
+    return Guest(std::move(*vm), std::move(*vcpu));
+  }
+  Result<Exit> Run() {
+    auto deadline = RunDeadline::Start(vcpu, std::chrono::seconds(5));
+    if (!deadline) return Fail(std::move(deadline.error()));
+    return vcpu.Run();
+  }
+
+  Vm vm;
+  Vcpu vcpu;
+
+ private:
+  Guest(Vm v, Vcpu c) : vm(std::move(v)), vcpu(std::move(c)) {}
+};
 
 }  // namespace nestbench::vmm::testing

@@ -10,6 +10,7 @@
 #include <span>
 #include <utility>
 
+#include "nestbench/vmm/base/mutant.h"
 #include "nestbench/vmm/kvm/linux_kvm.h"
 
 namespace nestbench::vmm {
@@ -40,7 +41,8 @@ Result<BinaryStats> BinaryStats::Open(UniqueFd stats_fd) {
     return Fail(Error::Malformed(
         kOperation, fmt::format("{} descriptors with names of {} bytes", header.num_desc, header.name_size)));
   }
-  const std::size_t descriptor_bytes = sizeof(kvm_stats_desc) + header.name_size;
+  const std::size_t descriptor_bytes =
+      sizeof(kvm_stats_desc) + header.name_size - (Mutated("stats-names-misaligned") ? 1 : 0);
   std::vector<std::byte> block(descriptor_bytes * header.num_desc);
   if (auto done = ReadAt(stats_fd.get(), header.desc_offset, block); !done) return Fail(std::move(done.error()));
 

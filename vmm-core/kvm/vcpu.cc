@@ -14,6 +14,7 @@
 
 #include "ioctl.h"
 #include "nestbench/abi/layout.h"
+#include "nestbench/vmm/base/mutant.h"
 
 namespace nestbench::vmm {
 namespace {
@@ -118,10 +119,16 @@ Result<Exit> Vcpu::Run() {
 
 Exit Vcpu::LastExit() {
   switch (run_->exit_reason) {
-    case KVM_EXIT_IO:
-      return LastIoExit();
-    case KVM_EXIT_MMIO:
-      return LastMmioExit();
+    case KVM_EXIT_IO: {
+      IoExit exit = LastIoExit();
+      if (Mutated("pio-first-item-only")) exit.data = exit.data.first(exit.width_bytes);
+      return exit;
+    }
+    case KVM_EXIT_MMIO: {
+      MmioExit exit = LastMmioExit();
+      if (Mutated("mmio-width-lost")) exit.data = exit.data.first(1);
+      return exit;
+    }
     case KVM_EXIT_HLT:
       return HaltExit{};
     default:
@@ -211,7 +218,9 @@ Result<std::size_t> Vcpu::HarvestDirtyRing(std::span<DirtyPage> destination) {
     kvm_dirty_gfn& entry = dirty_ring_[dirty_ring_next_ % dirty_ring_.size()];
     if ((__atomic_load_n(&entry.flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_DIRTY) == 0) break;
     destination[taken++] = {entry.slot, entry.offset};
-    __atomic_store_n(&entry.flags, std::uint32_t{KVM_DIRTY_GFN_F_RESET}, __ATOMIC_RELEASE);
+    if (!Mutated("dirty-ring-entry-kept")) {
+      __atomic_store_n(&entry.flags, std::uint32_t{KVM_DIRTY_GFN_F_RESET}, __ATOMIC_RELEASE);
+    }
     ++dirty_ring_next_;
   }
   return taken;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "ioctl.h"
+#include "nestbench/vmm/base/mutant.h"
 #include "nestbench/vmm/kvm/vcpu.h"
 
 namespace nestbench::vmm {
@@ -48,7 +49,7 @@ Result<void> Vcpu::SetFpu(const kvm_fpu& fpu) { return Set<KVM_SET_FPU>(fd_.get(
 Result<kvm_xcrs> Vcpu::GetXcrs() const { return Get<KVM_GET_XCRS, kvm_xcrs>(fd_.get(), "KVM_GET_XCRS"); }
 Result<void> Vcpu::SetXcr0(std::uint64_t value) {
   kvm_xcrs xcrs = {};
-  xcrs.nr_xcrs = 1;
+  xcrs.nr_xcrs = Mutated("xcr0-not-set") ? 0 : 1;
   xcrs.xcrs[0].xcr = 0;
   xcrs.xcrs[0].value = value;
   return Set<KVM_SET_XCRS>(fd_.get(), "KVM_SET_XCRS", xcrs, fmt::format("xcr0 {:#x}", value));
@@ -105,14 +106,16 @@ Result<std::uint64_t> Vcpu::ReadMsr(std::uint32_t index) const {
   request.entry.index = index;
   const int done = ::ioctl(fd_.get(), KVM_GET_MSRS, &request);
   if (done < 0) return Fail(Error::System("KVM_GET_MSRS", errno, fmt::format("MSR {:#x}", index)));
-  if (done != 1) return Fail(Error::Unsupported("KVM_GET_MSRS", fmt::format("MSR {:#x} is refused", index)));
+  if (done != 1 && !Mutated("msr-refusal-swallowed")) {
+    return Fail(Error::Unsupported("KVM_GET_MSRS", fmt::format("MSR {:#x} is refused", index)));
+  }
   return request.entry.data;
 }
 
 Result<void> Vcpu::WriteMsr(std::uint32_t index, std::uint64_t value) {
   internal::OneMsr request;
   request.entry.index = index;
-  request.entry.data = value;
+  request.entry.data = Mutated("msr-upper-half-lost") ? static_cast<std::uint32_t>(value) : value;
   const int done = ::ioctl(fd_.get(), KVM_SET_MSRS, &request);
   if (done < 0) return Fail(Error::System("KVM_SET_MSRS", errno, fmt::format("MSR {:#x}", index)));
   if (done != 1) {

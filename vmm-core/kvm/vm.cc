@@ -10,6 +10,7 @@
 
 #include "ioctl.h"
 #include "nestbench/abi/layout.h"
+#include "nestbench/vmm/base/mutant.h"
 
 namespace nestbench::vmm {
 
@@ -38,6 +39,8 @@ Result<void> Vm::SetSlot(std::uint32_t slot, const Slot& value) {
   region.guest_phys_addr = value.range.start.value();
   region.memory_size = value.range.size_bytes;
   region.userspace_addr = value.host_address;
+  if (Mutated("slot-a-page-too-high")) region.guest_phys_addr += abi::kPageBytes;
+  if (Mutated("slot-a-page-too-long") && region.memory_size != 0) region.memory_size += abi::kPageBytes;
   auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_SET_USER_MEMORY_REGION, &region, [&] {
     return fmt::format("slot {}, guest-physical [{:#x}, +{:#x}), flags {:#x}", slot, region.guest_phys_addr,
                        region.memory_size, region.flags);
@@ -54,7 +57,7 @@ Result<std::uint32_t> Vm::AddMemory(MemoryRegion region, bool log_dirty_pages) {
       std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.range.size_bytes == 0; });
   const auto slot = static_cast<std::uint32_t>(free - slots_.begin());
   Slot value{memory.range(), reinterpret_cast<std::uint64_t>(memory.bytes().data()), 0};
-  if (memory.read_only_for_guest()) value.flags |= KVM_MEM_READONLY;
+  if (memory.read_only_for_guest() && !Mutated("slot-read-only-lost")) value.flags |= KVM_MEM_READONLY;
   if (log_dirty_pages) value.flags |= KVM_MEM_LOG_DIRTY_PAGES;
   if (auto set = SetSlot(slot, value); !set) {
     // The region leaves again, so that a failed call changes nothing; removing what was just added cannot fail.
@@ -105,6 +108,7 @@ Result<DirtyBitmap> Vm::GetDirtyLog(std::uint32_t slot) const {
   log.dirty_bitmap = words.data();
   auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_GET_DIRTY_LOG, &log, [&] { return fmt::format("slot {}", slot); });
   if (!done) return Fail(std::move(done.error()));
+  if (Mutated("dirty-bit-lost")) words[0] &= words[0] - 1;
   return DirtyBitmap(pages, std::move(words));
 }
 
@@ -170,7 +174,7 @@ Result<void> Vm::CreatePit() {
 Result<void> Vm::ChangeIrqFd(int eventfd, std::uint32_t gsi, int resample_eventfd, std::uint32_t flags) {
   kvm_irqfd irqfd = {};
   irqfd.fd = static_cast<std::uint32_t>(eventfd);
-  irqfd.gsi = gsi;
+  irqfd.gsi = Mutated("irqfd-on-wrong-line") ? gsi + 1 : gsi;
   irqfd.flags = flags;
   if (resample_eventfd >= 0) {
     irqfd.flags |= KVM_IRQFD_FLAG_RESAMPLE;
@@ -192,12 +196,13 @@ Result<void> Vm::DetachIrqFd(int eventfd, std::uint32_t gsi) {
 
 Result<void> Vm::ChangeIoEvent(int eventfd, const IoEventMatch& match, std::uint32_t flags) {
   kvm_ioeventfd event = {};
-  event.addr = match.address;
+  event.addr = Mutated("ioeventfd-on-wrong-address") ? match.address + 4 : match.address;
   event.len = match.width_bytes;
   event.fd = eventfd;
   event.datamatch = match.value;
   event.flags =
       flags | (match.is_port ? KVM_IOEVENTFD_FLAG_PIO : 0U) | (match.match_value ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0U);
+  if (Mutated("ioeventfd-takes-any-value")) event.flags &= ~std::uint32_t{KVM_IOEVENTFD_FLAG_DATAMATCH};
   auto done = NESTBENCH_KVM_CALL(fd_.get(), KVM_IOEVENTFD, &event, [&] {
     return fmt::format("{} {:#x}, {} bytes, flags {:#x}", match.is_port ? "port" : "address", event.addr, event.len,
                        event.flags);
@@ -236,7 +241,7 @@ Result<int> Vm::SignalMsi(std::uint64_t address, std::uint32_t data) {
   kvm_msi msi = {};
   msi.address_lo = static_cast<std::uint32_t>(address);
   msi.address_hi = static_cast<std::uint32_t>(address >> 32);
-  msi.data = data;
+  msi.data = Mutated("msi-vector-off-by-one") ? data + 1 : data;
   return NESTBENCH_KVM_CALL(fd_.get(), KVM_SIGNAL_MSI, &msi,
                             [&] { return fmt::format("address {:#x}, data {:#x}", address, data); });
 }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "nestbench/abi/layout.h"
+#include "nestbench/vmm/base/mutant.h"
 
 namespace nestbench::vmm {
 namespace {
@@ -181,7 +182,7 @@ Result<void> ElfParser::AddSegment(std::size_t index, const Elf64_Phdr& header) 
     return Malformed("program header {}: p_vaddr {:#x} + p_memsz {:#x} is not inside the allowed [{:#x}, +{:#x})",
                      index, header.p_vaddr, header.p_memsz, allowed_.start.value(), allowed_.size_bytes);
   }
-  if ((header.p_flags & PF_W) != 0 && (header.p_flags & PF_X) != 0) {
+  if ((header.p_flags & PF_W) != 0 && (header.p_flags & PF_X) != 0 && !Mutated("elf-writable-code-accepted")) {
     return Malformed("program header {}: p_flags {:#x} is writable and executable at once", index, header.p_flags);
   }
   image_.segments_.push_back(ElfSegment{
@@ -243,7 +244,7 @@ Result<void> ElfParser::CheckSegmentsTogether() {
   for (std::size_t i = 1; i < segments.size(); ++i) {
     const abi::GuestPhysRange& low = segments[i - 1].memory;
     const abi::GuestPhysRange& high = segments[i].memory;
-    if (low.Overlaps(high)) {
+    if (low.Overlaps(high) && !Mutated("elf-overlap-accepted")) {
       return Malformed("segments [{:#x}, +{:#x}) and [{:#x}, +{:#x}) overlap", low.start.value(), low.size_bytes,
                        high.start.value(), high.size_bytes);
     }

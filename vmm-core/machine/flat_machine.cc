@@ -8,6 +8,8 @@
 #include "devices/doorbell/doorbell.h"
 #include "devices/panic/panic.h"
 #include "flat_state.h"
+#include "nestbench/abi/x86.h"
+#include "nestbench/vmm/base/mutant.h"
 #include "nestbench/vmm/bus/bus.h"
 
 namespace nestbench::vmm {
@@ -35,6 +37,18 @@ std::optional<GuestException> ReadFrame(const GuestMemory& memory, std::uint64_t
   return GuestException{static_cast<std::uint32_t>(frame->vector), frame->error_code, frame->instruction_pointer, 0};
 }
 
+Result<void> GiveCpuid(const KvmDevice& device, Vcpu& vcpu) {
+  auto policy = device.SupportedCpuid();
+  if (!policy) return Fail(std::move(policy.error()));
+  // Kernel document "The Definitive KVM API Documentation", section "KVM_GET_SUPPORTED_CPUID": the TSC deadline is told
+  // by its capability, since it needs KVM's local APIC.
+  kvm_cpuid_entry2* features = policy->Find(1);
+  if (features != nullptr && device.CheckCapability(KVM_CAP_TSC_DEADLINE_TIMER) > 0) {
+    features->ecx |= abi::x86::kCpuid1EcxTscDeadline;
+  }
+  return vcpu.SetCpuid(*policy);
+}
+
 }  // namespace
 
 struct FlatMachine::Board {
@@ -54,7 +68,8 @@ FlatMachine::FlatMachine(Vm vm, Vcpu vcpu, std::unique_ptr<Board> board, FlatMod
 FlatMachine::FlatMachine(FlatMachine&&) noexcept = default;
 FlatMachine::~FlatMachine() = default;
 
-Result<FlatMachine> FlatMachine::Create(const KvmDevice& device, std::span<const std::byte> binary, FlatMode mode) {
+Result<FlatMachine> FlatMachine::Create(const KvmDevice& device, std::span<const std::byte> binary, FlatMode mode,
+                                        FlatMachineOptions options) {
   if (binary.size() <= kFlatEntry - kFlatCodeBase || binary.size() > kFlatCodeMaxBytes) {
     return Fail(Error::InvalidArgument(
         "create flat machine", fmt::format("a binary of {} bytes: more than {} and at most {} fit", binary.size(),
@@ -73,8 +88,14 @@ Result<FlatMachine> FlatMachine::Create(const KvmDevice& device, std::span<const
   auto mailbox = memory.Slice(GuestPhysAddr(kFlatMailboxBase), abi::kMailboxBytes);
   if (!mailbox) return Fail(std::move(mailbox.error()));
 
+  if (options.with_interrupt_chip) {
+    if (auto created = vm->CreateIrqChip(); !created) return Fail(std::move(created.error()));
+  }
   auto vcpu = Vcpu::Create(*vm, abi::VcpuId{0});
   if (!vcpu) return Fail(std::move(vcpu.error()));
+  if (options.with_cpuid) {
+    if (auto given = GiveCpuid(device, *vcpu); !given) return Fail(std::move(given.error()));
+  }
   if (auto entered = internal::EnterFlatMode(*vcpu, mode); !entered) return Fail(std::move(entered.error()));
   auto board = std::make_unique<Board>();
   if (auto connected = board->Connect(); !connected) return Fail(std::move(connected.error()));
@@ -114,6 +135,12 @@ Result<Stop> FlatMachine::RunUntilStop() {
         CountAccess(true);
         break;
       }
+      case KVM_EXIT_X86_RDMSR:
+      case KVM_EXIT_X86_WRMSR:
+        vcpu_.run()->msr.data = 0;
+        vcpu_.run()->msr.error = 0;
+        CountAccess(true);
+        break;
       case KVM_EXIT_HLT:
         ++traffic_.halts;
         halted_ = true;
@@ -132,7 +159,9 @@ Result<void> FlatMachine::OfferInterrupt() {
   kvm_run* run = vcpu_.run();
   run->request_interrupt_window = held_interrupt_ ? 1 : 0;
   if (!held_interrupt_ || run->ready_for_interrupt_injection == 0 || run->if_flag == 0) return {};
-  if (auto injected = vcpu_.InjectInterrupt(*held_interrupt_); !injected) return injected;
+  if (!Mutated("interrupt-counted-not-injected")) {
+    if (auto injected = vcpu_.InjectInterrupt(*held_interrupt_); !injected) return injected;
+  }
   run->ready_for_interrupt_injection = 0;  // until KVM says so again
   ++traffic_.interrupts;
   halted_ = false;

@@ -38,8 +38,8 @@ class FlatMachineTest : public ::testing::TestWithParam<FlatMode> {
     device_.emplace(std::move(*device));
   }
 
-  FlatMachine Create(const std::vector<std::byte>& binary) {
-    auto machine = FlatMachine::Create(*device_, binary, GetParam());
+  FlatMachine Create(const std::vector<std::byte>& binary, FlatMachineOptions options = {}) {
+    auto machine = FlatMachine::Create(*device_, binary, GetParam(), options);
     if (!machine) throw std::runtime_error(machine.error().ToString());
     return std::move(*machine);
   }
@@ -136,6 +136,20 @@ TEST_P(FlatMachineTest, AHeldInterruptIsDeliveredEachTimeThatTheGuestAcceptsIt) 
   EXPECT_EQ(machine.traffic().interrupts, before);
 }
 
+TEST_P(FlatMachineTest, AHeldInterruptRunsTheGuestsOwnHandler) {
+  // sti; jmp $; the interrupt's stub: mov edx, port; out dx, eax. Counts are the machine's word, a ring is the guest's.
+  std::vector<std::byte> binary = BinaryOf({0xFB, 0xEB, 0xFE});
+  if (GetParam() == FlatMode::kReal16) {
+    PutStub(binary, kInterrupt, {0xBA, 0x20, 0x0B, 0x66, 0xEF});
+  } else {
+    PutStub(binary, kInterrupt, {0xBA, 0x20, 0x0B, 0, 0, 0xEF});
+  }
+  FlatMachine machine = Create(binary);
+  machine.HoldInterrupt(kInterrupt);
+  const Stop stop = Run(machine);
+  EXPECT_EQ(stop.reason, StopReason::kDoorbell) << stop.text;
+}
+
 TEST_P(FlatMachineTest, AHeldInterruptWakesAGuestThatAcceptsIt) {
   // sti; hlt; mov edx, port; out; the stub: iret
   std::vector<std::byte> ring = WriteWithoutEnd(abi::kDoorbellPort);
@@ -155,6 +169,54 @@ TEST_P(FlatMachineTest, AHeldInterruptWakesAGuestThatAcceptsIt) {
   (void)machine.RunUntilStop();
   EXPECT_FALSE(machine.halted());
   EXPECT_GT(machine.traffic().interrupts, 0U);
+}
+
+TEST_P(FlatMachineTest, WithAnInterruptChipTheMaskOfThe8259IsNoEmptyBus) {
+  // in al, 0x21; mov edx, port; out dx, eax: after reset no line is masked, where an empty bus reads as ones
+  const bool is_real = GetParam() == FlatMode::kReal16;
+  const auto binary = is_real ? BinaryOf({0xE4, 0x21, 0xBA, 0x20, 0x0B, 0x66, 0xEF})
+                              : BinaryOf({0xE4, 0x21, 0xBA, 0x20, 0x0B, 0, 0, 0xEF});
+  for (const bool with_chip : {false, true}) {
+    FlatMachine machine = Create(binary, {.with_interrupt_chip = with_chip});
+    const Stop stop = Run(machine);
+    ASSERT_EQ(stop.reason, StopReason::kDoorbell) << stop.text;
+    auto regs = machine.vcpu().GetRegs();
+    ASSERT_TRUE(regs);
+    EXPECT_EQ(regs->rax & 0xFF, with_chip ? 0x00U : 0xFFU);
+    EXPECT_EQ(machine.traffic().refused, with_chip ? 0U : 1U);
+  }
+}
+
+TEST_P(FlatMachineTest, WithAnInterruptChipAHaltedGuestStillMeetsItsDeadline) {
+  FlatMachine machine = Create(BinaryOf({0xF4, 0xEB, 0xFD}), {.with_interrupt_chip = true});  // hlt; jmp to the hlt
+  EXPECT_EQ(Run(machine, 30ms).reason, StopReason::kInterrupted);
+}
+
+TEST_P(FlatMachineTest, AnMsrThatLeavesReadsAsZeroAndIsCounted) {
+  if (device_->CheckCapability(KVM_CAP_X86_USER_SPACE_MSR) <= 0) GTEST_SKIP() << "no KVM_CAP_X86_USER_SPACE_MSR";
+  // mov al, 1; mov ecx, 0x20000000; rdmsr; mov edx, port; out dx, eax
+  const bool is_real = GetParam() == FlatMode::kReal16;
+  const auto binary = is_real ? BinaryOf({0xB0, 1, 0x66, 0xB9, 0, 0, 0, 0x20, 0x0F, 0x32, 0xBA, 0x20, 0x0B, 0x66, 0xEF})
+                              : BinaryOf({0xB0, 1, 0xB9, 0, 0, 0, 0x20, 0x0F, 0x32, 0xBA, 0x20, 0x0B, 0, 0, 0xEF});
+  FlatMachine machine = Create(binary);
+  const std::uint64_t reasons = KVM_MSR_EXIT_REASON_UNKNOWN;
+  ASSERT_TRUE(machine.vm().EnableCapability(KVM_CAP_X86_USER_SPACE_MSR, {&reasons, 1}));
+  const Stop stop = Run(machine);
+  ASSERT_EQ(stop.reason, StopReason::kDoorbell) << stop.text;
+  auto regs = machine.vcpu().GetRegs();
+  ASSERT_TRUE(regs);
+  EXPECT_EQ(regs->rax, 0U);
+  EXPECT_EQ(machine.traffic().accesses, 2U);
+  EXPECT_EQ(machine.traffic().refused, 1U);
+}
+
+TEST_P(FlatMachineTest, CpuidIsGivenOnDemand) {
+  for (const bool with_cpuid : {false, true}) {
+    FlatMachine machine = Create(BinaryOf({0xF4}), {.with_cpuid = with_cpuid});
+    auto policy = machine.vcpu().GetCpuid();
+    ASSERT_TRUE(policy) << policy.error().ToString();
+    EXPECT_EQ(policy->Find(1) != nullptr, with_cpuid);
+  }
 }
 
 TEST_P(FlatMachineTest, AnExceptionStopsTheMachineWithItsFrame) {

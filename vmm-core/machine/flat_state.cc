@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "nestbench/abi/x86.h"
+#include "nestbench/vmm/kvm/segments.h"
 #include "nestbench/vmm/machine/page_tables.h"
 
 namespace nestbench::vmm::internal {
@@ -18,11 +19,6 @@ constexpr std::uint16_t kDataSelector = 0x10;
 constexpr std::uint16_t kTssSelector = 0x18;
 constexpr std::uint64_t kPageTablesBytes = 0x1'0000;
 constexpr std::uint8_t kDoubleFaultStack = 1;  // index into the interrupt stack table
-
-// Flat descriptors of 4 GiB. AMD APM, section "Legacy Segment Descriptors"; the L bit: "Long-Mode Segment Descriptors".
-constexpr std::uint64_t kCode32 = 0x00CF'9B00'0000'FFFF;
-constexpr std::uint64_t kCode64 = 0x00AF'9B00'0000'FFFF;
-constexpr std::uint64_t kData = 0x00CF'9300'0000'FFFF;
 
 std::uint64_t StubOf(unsigned vector) { return kFlatCodeBase + std::uint64_t{vector} * kFlatStubBytes; }
 
@@ -51,7 +47,8 @@ Result<void> WriteIdt(const GuestMemory& memory, bool is_long) {
 
 Result<void> WriteGdt(const GuestMemory& memory, bool is_long) {
   constexpr std::uint64_t kTss = (kTssBytes - 1) | (kFlatTssBase << 16) | ((0x80ULL | kSegmentTypeTssBusy) << 40);
-  const std::array<std::uint64_t, 5> gdt = {0, is_long ? kCode64 : kCode32, kData, kTss, 0};
+  const std::array<std::uint64_t, 5> gdt = {0, is_long ? kDescriptorCode64 : kDescriptorCode32, kDescriptorData, kTss,
+                                            0};
   return memory.Write(GuestPhysAddr(kFlatGdtBase), gdt);
 }
 
@@ -66,19 +63,6 @@ Result<void> WritePageTables(const GuestMemory& memory) {
                         GuestPhysAddr(kFlatHighBase << page), abi::kLargePageBytes, abi::kLargePageBytes, kAll);
   }
   return done;
-}
-
-kvm_segment FlatSegment(std::uint16_t selector, std::uint8_t type, bool is_long_code) {
-  kvm_segment segment = {};
-  segment.selector = selector;
-  segment.limit = 0xFFFF'FFFF;
-  segment.type = type;
-  segment.present = 1;
-  segment.db = is_long_code ? 0 : 1;
-  segment.s = 1;
-  segment.l = is_long_code ? 1 : 0;
-  segment.g = 1;
-  return segment;
 }
 
 void SetRealMode(kvm_sregs& sregs) {
@@ -96,12 +80,7 @@ void SetProtectedMode(kvm_sregs& sregs, bool is_long) {
   sregs.cs = FlatSegment(kCodeSelector, kSegmentTypeCodeReadAccessed, is_long);
   sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss =
       FlatSegment(kDataSelector, kSegmentTypeDataWriteAccessed, false);
-  sregs.tr = {};
-  sregs.tr.base = kFlatTssBase;
-  sregs.tr.limit = kTssBytes - 1;
-  sregs.tr.selector = kTssSelector;
-  sregs.tr.type = kSegmentTypeTssBusy;
-  sregs.tr.present = 1;
+  sregs.tr = TaskStateSegment(kTssSelector, kFlatTssBase, kTssBytes - 1, kSegmentTypeTssBusy);
   sregs.gdt.base = kFlatGdtBase;
   sregs.gdt.limit = 5 * sizeof(std::uint64_t) - 1;
   sregs.idt.base = kFlatIdtBase;

@@ -84,7 +84,7 @@ TEST_F(UserMachineTest, RunsAtCpl3AndRingsByPort) {
   UserMachine machine = Create(kRingPort);
   for (int i = 0; i < 3; ++i) {
     const Stop stop = Run(machine);
-    EXPECT_EQ(stop.reason, StopReason::kDoorbell) << stop.text;
+    ASSERT_EQ(stop.reason, StopReason::kDoorbell) << stop.text;
   }
   auto sregs = machine.vcpu().GetSregs();
   ASSERT_TRUE(sregs);
@@ -95,7 +95,7 @@ TEST_F(UserMachineTest, RingsByMmio) {
   UserMachine machine = Create(kRingPage);
   for (int i = 0; i < 3; ++i) {
     const Stop stop = Run(machine);
-    EXPECT_EQ(stop.reason, StopReason::kDoorbell) << stop.text;
+    ASSERT_EQ(stop.reason, StopReason::kDoorbell) << stop.text;
   }
 }
 
@@ -113,6 +113,13 @@ TEST_F(UserMachineTest, AClosedPortIsAGeneralProtectionFault) {
   EXPECT_EQ(stop.reason, StopReason::kException) << stop.text;
   EXPECT_THAT(stop.text, HasSubstr("vector 13"));
   EXPECT_THAT(stop.text, HasSubstr("rip 0x10000000"));
+}
+
+TEST_F(UserMachineTest, ThePortBehindTheSerialPortIsClosed) {
+  UserMachine machine = Create({0xBA, 0x00, 0x04, 0, 0, 0xEE, 0xEB, 0xFE});  // mov edx, 0x400; out dx, al; jmp $
+  const Stop stop = Run(machine);
+  EXPECT_EQ(stop.reason, StopReason::kException) << stop.text;
+  EXPECT_THAT(stop.text, HasSubstr("vector 13"));
 }
 
 TEST_F(UserMachineTest, AnAccessToTheSupervisorAreaIsAPageFault) {
@@ -143,6 +150,14 @@ TEST_F(UserMachineTest, CodeCannotBeWritten) {
   const Stop stop = Run(machine);
   EXPECT_EQ(stop.reason, StopReason::kException) << stop.text;
   EXPECT_THAT(stop.text, HasSubstr("vector 14, error code 0x7"));
+}
+
+TEST_F(UserMachineTest, TheStackCannotBeExecuted) {
+  // mov dword [rsp], 0xFEEB (jmp $); jmp rsp
+  UserMachine machine = Create({0xC7, 0x04, 0x24, 0xEB, 0xFE, 0, 0, 0xFF, 0xE4});
+  const Stop stop = Run(machine);
+  EXPECT_EQ(stop.reason, StopReason::kException) << stop.text;
+  EXPECT_THAT(stop.text, HasSubstr("vector 14, error code 0x15"));  // a fetch, by user code, from a page that is there
 }
 
 TEST_F(UserMachineTest, TheFaultPageIsHandledInsideTheGuest) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "nestbench/abi/x86.h"
+#include "nestbench/vmm/base/mutant.h"
 
 namespace nestbench::vmm {
 namespace {
@@ -83,10 +84,10 @@ Result<void> PageTableBuilder::Map(abi::GuestVirtAddr virtual_start, abi::GuestP
   }
   // Accessed and dirty are set beforehand: setting them is not what a payload measures.
   std::uint64_t flags = kPtePresent | kPteAccessed | kPteDirty;
-  if (access.writable) flags |= kPteWritable;
-  if (access.user) flags |= kPteUser;
+  if (access.writable || Mutated("page-code-writable")) flags |= kPteWritable;
+  if (access.user || Mutated("page-user-for-supervisor")) flags |= kPteUser;
   if (!access.cacheable) flags |= kPteCacheDisable;
-  if (!access.executable) flags |= kPteNoExecute;
+  if (!access.executable && !Mutated("page-no-execute-lost")) flags |= kPteNoExecute;
   if (large) flags |= kPteLarge;
   // One walk for each table of the last level, not for each of its 512 entries: a large arena has half a million.
   std::span<std::byte> table;

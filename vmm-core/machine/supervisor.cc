@@ -4,7 +4,10 @@
 #include <span>
 #include <utility>
 
+#include "nestbench/abi/task_state.h"
 #include "nestbench/abi/x86.h"
+#include "nestbench/vmm/base/mutant.h"
+#include "nestbench/vmm/kvm/segments.h"
 
 // The exception stubs, copied into the guest: position-independent, 16 bytes for each vector. A vector without an
 // error code pushes a zero, so that every frame is an ExceptionFrame. #PF on the fault page is the one that is
@@ -19,12 +22,10 @@
       ".set vector, 0\n"
       ".rept 32\n"
       ".balign 16\n"
-      // Vectors with an error code: #DF 8, #TS..#GP 10-13, #PF 14, #AC 17, #CP 21, #VC 29, #SX 30.
       ".if vector == 14\n"
       "  jmp nestbench_stub_page_fault\n"
       ".else\n"
-      "  .if !((vector == 8) | ((vector >= 10) & (vector <= 13)) | (vector == 17) | (vector == 21) | (vector == 29) | "
-      "(vector == 30))\n"
+      "  .if !((%c[error_code_vectors] >> vector) & 1)\n"
       "  pushq $0\n"
       "  .endif\n"
       "  pushq $vector\n"
@@ -52,7 +53,8 @@
       "2: hlt\n"
       "  jmp 2b\n"
       "nestbench_stubs_end:\n" ::[fault_page] "i"(nestbench::abi::kFaultPage >> 12),
-      [panic_port] "i"(nestbench::abi::kPanicPort));
+      [panic_port] "i"(nestbench::abi::kPanicPort),
+      [error_code_vectors] "i"(std::uint64_t{nestbench::abi::x86::kErrorCodeVectors}));
 }
 
 extern "C" {
@@ -68,14 +70,6 @@ using namespace abi::x86;
 
 constexpr std::uint64_t kStubBytes = 16;
 constexpr std::uint8_t kDoubleFaultStack = 1;  // index into the interrupt stack table
-
-// Code and data descriptors of 64-bit mode: base and limit are ignored but for the attribute bits.
-// AMD APM, section "Code-Segment Descriptors": P, DPL, S, type; L for code.
-constexpr std::uint64_t FlatDescriptor(std::uint8_t type, std::uint8_t privilege, bool code) {
-  const std::uint64_t access = 0x80U | (std::uint64_t{privilege} << 5) | 0x10U | type;
-  const std::uint64_t flags = code ? 0xAU : 0xCU;  // G and L, or G and D
-  return 0xFFFFU | (access << 40) | (0xFULL << 48) | (flags << 52);
-}
 
 constexpr std::uint64_t kTssLimit = kTssBytes + kIoPermissionBitmapBytes;  // with the closing byte of ones
 static_assert(kTssLimit < kTssPagesBytes);
@@ -102,6 +96,7 @@ Result<void> WriteTss(const GuestMemory& memory) {
   // A set bit closes a port. AMD APM, section "I/O-Permission Bitmap".
   std::memset(&tss[kTssBytes], 0xFF, kIoPermissionBitmapBytes + 1);
   const auto open = [&tss](std::uint16_t first, std::uint16_t count) {
+    if (Mutated("tss-opens-a-port-too-many")) ++count;
     for (std::uint32_t port = first; port < std::uint32_t{first} + count; ++port) {
       tss[kTssBytes + port / 8] &= ~(std::byte{1} << (port % 8));
     }
@@ -112,20 +107,6 @@ Result<void> WriteTss(const GuestMemory& memory) {
   return memory.WriteBytes(abi::GuestPhysAddr(kTssBase), tss);
 }
 
-kvm_segment FlatSegment(std::uint16_t selector, std::uint8_t type, std::uint8_t privilege, bool code) {
-  kvm_segment segment = {};
-  segment.limit = 0xFFFF'FFFF;
-  segment.selector = selector;
-  segment.type = type;
-  segment.present = 1;
-  segment.dpl = privilege;
-  segment.db = code ? 0 : 1;
-  segment.s = 1;
-  segment.l = code ? 1 : 0;
-  segment.g = 1;
-  return segment;
-}
-
 }  // namespace
 
 Result<void> WriteSupervisor(const GuestMemory& memory) {
@@ -133,59 +114,56 @@ Result<void> WriteSupervisor(const GuestMemory& memory) {
                                     ((0x80ULL | kSegmentTypeTssBusy) << 40) | ((kTssLimit >> 16) << 48) |
                                     ((kTssBase >> 24) << 56);
   constexpr std::array<std::uint64_t, 7> kGdt = {
-      0,
-      FlatDescriptor(kSegmentTypeCodeReadAccessed, 0, true),
-      FlatDescriptor(kSegmentTypeDataWriteAccessed, 0, false),
-      FlatDescriptor(kSegmentTypeDataWriteAccessed, 3, false),
-      FlatDescriptor(kSegmentTypeCodeReadAccessed, 3, true),
-      kTssLow,
-      kTssBase >> 32,
+      0, kDescriptorCode64, kDescriptorData, kDescriptorUserData, kDescriptorUserCode64, kTssLow, kTssBase >> 32,
   };
-  std::array<Gate, kExceptionVectors> idt = {};
-  for (unsigned vector = 0; vector < kExceptionVectors; ++vector) {
-    idt[vector] =
-        InterruptGate(kStubsBase + vector * kStubBytes, vector == kVectorDoubleFault ? kDoubleFaultStack : 0, 0);
-  }
   struct Block {
     std::uint64_t address;
     std::span<const std::byte> bytes;
   };
   const Block blocks[] = {{kGdtBase, std::as_bytes(std::span(kGdt))},
-                          {kIdtBase, std::as_bytes(std::span(idt))},
                           {kStubsBase, std::span(nestbench_stubs_begin, nestbench_stubs_end)}};
   for (const Block& block : blocks) {
     if (auto written = memory.WriteBytes(abi::GuestPhysAddr(block.address), block.bytes); !written) return written;
   }
+  if (auto written = WriteExceptionGates(memory, kIdtBase); !written) return written;
   return WriteTss(memory);
+}
+
+Result<void> WriteExceptionGates(const GuestMemory& memory, std::uint64_t idt_base) {
+  std::array<Gate, kExceptionVectors> idt = {};
+  for (unsigned vector = 0; vector < kExceptionVectors; ++vector) {
+    idt[vector] =
+        InterruptGate(kStubsBase + vector * kStubBytes, vector == kVectorDoubleFault ? kDoubleFaultStack : 0, 0);
+  }
+  return memory.WriteBytes(abi::GuestPhysAddr(idt_base), std::as_bytes(std::span(idt)));
+}
+
+void SetUserMode(kvm_sregs& sregs, abi::GuestPhysAddr page_table_root, bool has_xsave) {
+  sregs.cs = FlatSegment(kUserCodeSelector, kSegmentTypeCodeReadAccessed, true);
+  sregs.ss = sregs.ds = sregs.es = sregs.fs = sregs.gs =
+      FlatSegment(kUserDataSelector, kSegmentTypeDataWriteAccessed, false);
+  sregs.tr = TaskStateSegment(kTssSelector, kTssBase, kTssLimit, TaskStateType());
+  sregs.gdt.base = kGdtBase;
+  sregs.gdt.limit = 7 * sizeof(std::uint64_t) - 1;
+  sregs.idt.base = kIdtBase;
+  sregs.idt.limit = kExceptionVectors * sizeof(Gate) - 1;
+  sregs.cr0 =
+      kCr0ProtectedMode | kCr0MonitorCoprocessor | kCr0ExtensionType | kCr0NumericError | kCr0WriteProtect | kCr0Paging;
+  sregs.cr3 = page_table_root.value();
+  sregs.cr4 = kCr4Pae | kCr4Osfxsr | kCr4Osxmmexcpt | (has_xsave ? kCr4Osxsave : 0);
+  sregs.efer = kEferSyscall | kEferLongModeEnable | kEferLongModeActive | kEferNoExecute;
 }
 
 Result<void> EnterUserMode(Vcpu& vcpu, abi::GuestPhysAddr page_table_root, abi::GuestVirtAddr entry, bool has_xsave) {
   auto sregs = vcpu.GetSregs();
   if (!sregs) return Fail(std::move(sregs.error()));
-  sregs->cs = FlatSegment(kUserCodeSelector, kSegmentTypeCodeReadAccessed, 3, true);
-  sregs->ss = sregs->ds = sregs->es = sregs->fs = sregs->gs =
-      FlatSegment(kUserDataSelector, kSegmentTypeDataWriteAccessed, 3, false);
-  sregs->tr = {};
-  sregs->tr.base = kTssBase;
-  sregs->tr.limit = kTssLimit;
-  sregs->tr.selector = kTssSelector;
-  sregs->tr.type = kSegmentTypeTssBusy;
-  sregs->tr.present = 1;
-  sregs->gdt.base = kGdtBase;
-  sregs->gdt.limit = 7 * sizeof(std::uint64_t) - 1;
-  sregs->idt.base = kIdtBase;
-  sregs->idt.limit = kExceptionVectors * sizeof(Gate) - 1;
-  sregs->cr0 =
-      kCr0ProtectedMode | kCr0MonitorCoprocessor | kCr0ExtensionType | kCr0NumericError | kCr0WriteProtect | kCr0Paging;
-  sregs->cr3 = page_table_root.value();
-  sregs->cr4 = kCr4Pae | kCr4Osfxsr | kCr4Osxmmexcpt | (has_xsave ? kCr4Osxsave : 0);
-  sregs->efer = kEferSyscall | kEferLongModeEnable | kEferLongModeActive | kEferNoExecute;
+  SetUserMode(*sregs, page_table_root, has_xsave);
   if (auto set = vcpu.SetSregs(*sregs); !set) return set;
 
   kvm_regs regs = {};
   regs.rip = entry.value();
   regs.rdi = abi::kMailboxBase;
-  regs.rsp = abi::kStackTop - 8;  // as if a call had pushed a return address: the alignment that compilers expect
+  regs.rsp = kUserStackPointer + (Mutated("stack-misaligned") ? 8 : 0);
   regs.rflags = kRflagsReserved1;
   return vcpu.SetRegs(regs);
 }

@@ -55,6 +55,16 @@ struct ExceptionFrame {
 // Writes GDT, IDT, TSS with I/O bitmap, and the stubs.
 Result<void> WriteSupervisor(const GuestMemory& memory);
 
+// Writes the gates of the exceptions to a second interrupt table.
+Result<void> WriteExceptionGates(const GuestMemory& memory, std::uint64_t idt_base);
+
+// `sregs`, which are those after reset, become those of CPL3 in the address space at `page_table_root`.
+void SetUserMode(kvm_sregs& sregs, abi::GuestPhysAddr page_table_root, bool has_xsave);
+
+// The payload's stack pointer at its entry, as if a call had pushed a return address: the alignment that compilers
+// expect.
+inline constexpr std::uint64_t kUserStackPointer = abi::kStackTop - 8;
+
 // Points the vCPU at `entry`, CPL3, RDI = the mailbox, on the payload's stack, in the address space at
 // `page_table_root`.
 Result<void> EnterUserMode(Vcpu& vcpu, abi::GuestPhysAddr page_table_root, abi::GuestVirtAddr entry, bool has_xsave);

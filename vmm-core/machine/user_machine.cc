@@ -6,9 +6,11 @@
 #include <utility>
 #include <vector>
 
+#include "identity_map.h"
 #include "nestbench/abi/x86.h"
+#include "nestbench/vmm/base/mutant.h"
 #include "nestbench/vmm/bus/irq_line.h"
-#include "nestbench/vmm/machine/page_tables.h"
+#include "nested.h"
 #include "supervisor.h"
 
 namespace nestbench::vmm {
@@ -16,7 +18,6 @@ namespace {
 
 using abi::GuestPhysAddr;
 using abi::GuestPhysRange;
-using abi::GuestVirtAddr;
 
 constexpr GuestPhysRange kImageRange{GuestPhysAddr(abi::kImageBase), abi::kImageMaxBytes};
 
@@ -51,44 +52,31 @@ Result<void> LoadSegments(const GuestMemory& memory, const ElfImage& image) {
   return {};
 }
 
-// Identity mappings for all that the payload may see, and for the supervisor's own pages.
+// Identity mappings for all that the payload may see, and for the supervisor's own pages. Without MMIO pages an access
+// there is a page fault, for a hypervisor with shadow tables.
 Result<GuestPhysAddr> WritePageTables(const GuestMemory& memory, const ElfImage& image, std::uint64_t arena_bytes,
-                                      std::uint64_t guest_page_bytes) {
-  auto builder = PageTableBuilder::Create(
-      memory, {GuestPhysAddr(internal::kPageTablesBase), internal::PageTablesBytes(arena_bytes)});
-  if (!builder) return Fail(std::move(builder.error()));
-  struct Mapping {
-    std::uint64_t start;
-    std::uint64_t size_bytes;
-    std::uint64_t page_bytes;
-    PageAccess access;
-  };
+                                      std::uint64_t guest_page_bytes, bool with_mmio) {
   constexpr PageAccess kSupervisorData{.writable = true};
   constexpr PageAccess kUserData{.user = true, .writable = true};
   constexpr PageAccess kUserMmio{.user = true, .writable = true, .cacheable = false};
-  std::vector<Mapping> mappings = {
-      {internal::kGdtBase, 2 * abi::kPageBytes, abi::kPageBytes, kSupervisorData},  // GDT and IDT
-      {internal::kStubsBase, abi::kPageBytes, abi::kPageBytes, {.executable = true}},
-      {internal::kTssBase, internal::kTssPagesBytes, abi::kPageBytes, kSupervisorData},
-      {internal::kStackBase, internal::kStackBytes, abi::kPageBytes, kSupervisorData},
-      {internal::kFaultStackBase, internal::kFaultStackBytes, abi::kPageBytes, kSupervisorData},
-      {abi::kMailboxBase, abi::kMailboxBytes, abi::kPageBytes, kUserData},
-      {abi::kStackBase, abi::kStackBytes, abi::kPageBytes, kUserData},
-      {abi::kDoorbellPage, abi::kMmioPagesEnd - abi::kDoorbellPage, abi::kPageBytes, kUserMmio},
+  std::vector<internal::Mapping> mappings = {
+      {internal::kGdtBase, 2 * abi::kPageBytes, kSupervisorData},  // GDT and IDT
+      {internal::kStubsBase, abi::kPageBytes, {.executable = true}},
+      {internal::kTssBase, internal::kTssPagesBytes, kSupervisorData},
+      {internal::kStackBase, internal::kStackBytes, kSupervisorData},
+      {internal::kFaultStackBase, internal::kFaultStackBytes, kSupervisorData},
+      {abi::kMailboxBase, abi::kMailboxBytes, kUserData},
+      {abi::kStackBase, abi::kStackBytes, kUserData},
   };
+  if (with_mmio) mappings.push_back({abi::kDoorbellPage, abi::kMmioPagesEnd - abi::kDoorbellPage, kUserMmio});
   for (const ElfSegment& segment : image.segments()) {
     mappings.push_back({segment.memory.start.value(),
                         RoundUp(segment.memory.size_bytes, abi::kPageBytes),
-                        abi::kPageBytes,
                         {.user = true, .writable = segment.writable, .executable = segment.executable}});
   }
-  if (arena_bytes != 0) mappings.push_back({abi::kArenaBase, arena_bytes, guest_page_bytes, kUserData});
-  for (const Mapping& mapping : mappings) {
-    auto mapped = builder->Map(GuestVirtAddr(mapping.start), GuestPhysAddr(mapping.start), mapping.size_bytes,
-                               mapping.page_bytes, mapping.access);
-    if (!mapped) return Fail(std::move(mapped.error()));
-  }
-  return builder->root();
+  if (arena_bytes != 0) mappings.push_back({abi::kArenaBase, arena_bytes, kUserData, guest_page_bytes});
+  return internal::WriteIdentityTables(
+      memory, {GuestPhysAddr(internal::kPageTablesBase), internal::PageTablesBytes(arena_bytes)}, mappings);
 }
 
 // CPUID as the host supports it, and XCR0 so that AVX and AVX-512 work. Returns whether there is XSAVE.
@@ -147,22 +135,27 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
     parsed.emplace(std::move(*checked));
   }
   const ElfImage& image = parsed ? *parsed : *options.image;
+  if (options.nested) {
+    if (auto can = internal::CheckNested(device, *options.nested); !can) return Fail(std::move(can.error()));
+  }
   auto vm = Vm::Create(device);
   if (!vm) return Fail(std::move(vm.error()));
 
   const auto add = [&vm](std::uint64_t start, std::uint64_t size_bytes, Backing backing) {
     return AddRegion(*vm, {GuestPhysAddr(start), size_bytes}, backing);
   };
-  if (auto region = add(abi::kSupervisorBase, internal::kPageTablesBase + internal::PageTablesBytes(arena_bytes),
-                        Backing::kSmallPages);
+  const std::uint64_t nested_bytes = options.nested ? internal::NestedTablesBytes(arena_bytes) : 0;
+  if (auto region =
+          add(abi::kSupervisorBase, internal::NestedTablesBase(arena_bytes) + nested_bytes, Backing::kSmallPages);
       !region) {
     return Fail(std::move(region.error()));
   }
   auto low = add(abi::kMailboxBase, abi::kStackTop - abi::kMailboxBase, Backing::kSmallPages);
   if (!low) return Fail(std::move(low.error()));
   const std::uint64_t image_end = image.range().start.value() + image.range().size_bytes;
-  if (auto region = add(abi::kImageBase, RoundUp(image_end - abi::kImageBase, abi::kPageBytes), Backing::kSmallPages);
-      !region) {
+  const GuestPhysRange image_pages{GuestPhysAddr(abi::kImageBase),
+                                   RoundUp(image_end - abi::kImageBase, abi::kPageBytes)};
+  if (auto region = add(abi::kImageBase, image_pages.size_bytes, Backing::kSmallPages); !region) {
     return Fail(std::move(region.error()));
   }
   const MemoryRegion* arena = nullptr;
@@ -174,16 +167,22 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
   const GuestMemory& memory = vm->memory();
   if (auto loaded = LoadSegments(memory, image); !loaded) return Fail(std::move(loaded.error()));
   if (auto written = internal::WriteSupervisor(memory); !written) return Fail(std::move(written.error()));
-  auto root = WritePageTables(memory, image, arena_bytes, options.guest_page_bytes);
+  const bool has_shadow_tables = options.nested && !options.nested->nested_paging;
+  auto root = WritePageTables(memory, image, arena_bytes, options.guest_page_bytes, !has_shadow_tables);
   if (!root) return Fail(std::move(root.error()));
 
+  if (options.interrupt_chip) {
+    if (auto made = vm->CreateIrqChip(); !made) return Fail(std::move(made.error()));
+  }
   auto vcpu = Vcpu::Create(*vm, abi::VcpuId{0});
   if (!vcpu) return Fail(std::move(vcpu.error()));
   auto has_xsave = SetUpFeatures(device, options.cpuid, *vcpu);
   if (!has_xsave) return Fail(std::move(has_xsave.error()));
-  if (auto entered = internal::EnterUserMode(*vcpu, *root, image.entry(), *has_xsave); !entered) {
-    return Fail(std::move(entered.error()));
-  }
+  auto entered = options.nested ? internal::EnterNested(*options.nested, memory, *vcpu,
+                                                        {*root, image.entry(), *has_xsave, image_pages, arena_bytes,
+                                                         options.guest_page_bytes})
+                                : internal::EnterUserMode(*vcpu, *root, image.entry(), *has_xsave);
+  if (!entered) return Fail(std::move(entered.error()));
   auto board = std::make_unique<Board>(options.serial_output);
   if (auto connected = board->Connect(); !connected) return Fail(std::move(connected.error()));
 
@@ -214,6 +213,7 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
       if (board_->panic.count() != 0) return DescribeException();
     } else if (vcpu_.run()->exit_reason == KVM_EXIT_MMIO) {
       const MmioExit mmio = vcpu_.LastMmioExit();
+      if (Mutated("mmio-write-dropped") && mmio.is_write) continue;
       status = mmio.is_write ? board_->mmio.Write(mmio.address, mmio.data) : board_->mmio.Read(mmio.address, mmio.data);
     } else {
       return StopForGood(vcpu_.LastExit());
@@ -235,11 +235,17 @@ Stop UserMachine::StopForGood(const Exit& exit) const {
 Stop UserMachine::DescribeException() const {
   const VcpuSnapshot snapshot = vcpu_.Snapshot();
   const std::uint32_t vector = board_->panic.vector().value_or(0);
+  if ((vector & abi::kHypervisorPanic) != 0) {
+    return {.reason = StopReason::kCrashed,
+            .text = fmt::format("the hypervisor in the guest has no answer to the exit {:#x}",
+                                vector & ~abi::kHypervisorPanic)};
+  }
   std::string text = fmt::format("guest exception, vector {}", vector);
   std::optional<GuestException> exception;
   if (snapshot.regs) {
     // The stub's stack pointer is the guest's word: an address outside memory just means no frame.
     if (auto frame = vm_.memory().Read<internal::ExceptionFrame>(GuestPhysAddr(snapshot.regs->rsp))) {
+      if (Mutated("exception-error-code-lost")) frame->error_code = 0;
       exception = GuestException{vector, frame->error_code, frame->rip, snapshot.sregs ? snapshot.sregs->cr2 : 0};
       text += fmt::format(", error code {:#x}, rip {:#x}, cs {:#x}, rsp {:#x}, cr2 {:#x}", frame->error_code,
                           frame->rip, frame->cs, frame->rsp, exception->cr2);

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "nestbench/vmm/base/mutant.h"
+
 namespace nestbench::vmm {
 
 Result<const MemoryRegion*> GuestMemory::Add(MemoryRegion region) {
   for (const MemoryRegion& present : regions_) {
-    if (present.range().Overlaps(region.range())) {
+    if (!Mutated("memory-overlap-accepted") && present.range().Overlaps(region.range())) {
       return Fail(Error::InvalidArgument(
           "add guest memory",
           fmt::format("[{:#x}, +{:#x}) overlaps [{:#x}, +{:#x})", region.range().start.value(),
@@ -39,7 +41,7 @@ Result<void> GuestMemory::Remove(abi::GuestPhysAddr start) {
 
 Result<std::span<std::byte>> GuestMemory::Slice(abi::GuestPhysAddr address, std::uint64_t size_bytes) const {
   for (const MemoryRegion& region : regions_) {
-    if (!region.range().Contains(address, size_bytes)) continue;
+    if (!region.range().Contains(address, Mutated("memory-bound-off-by-one") ? size_bytes - 1 : size_bytes)) continue;
     return region.bytes().subspan(address.value() - region.range().start.value(), size_bytes);
   }
   return Fail(Error::InvalidArgument(

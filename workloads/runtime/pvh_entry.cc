@@ -58,14 +58,10 @@ constexpr std::uint16_t kKeyboardPort = 0x64;  // 8042 command register
 constexpr std::uint8_t kPulseReset = 0xFE;
 
 // Segment descriptors as in AMD APM, section "Long-Mode Segment Descriptors", marked accessed.
-constexpr std::uint64_t kKernelCode = 0x00AF'9B00'0000'FFFF;
-constexpr std::uint64_t kFlatData = 0x00CF'9300'0000'FFFF;
-constexpr std::uint64_t kUserData = 0x00CF'F300'0000'FFFF;
-constexpr std::uint64_t kUserCode = 0x00AF'FB00'0000'FFFF;
 constexpr std::uint64_t kTssDescriptor =
     (kTssBytesUsed - 1) | (std::uint64_t{kTss & 0xFF'FFFF} << 16) | (0x89ULL << 40) | (std::uint64_t{kTss >> 24} << 56);
 extern "C" [[NESTBENCH_PVH_DATA, gnu::used]] constexpr std::uint64_t kPvhGdt[] = {
-    0, kKernelCode, kFlatData, kUserData, kUserCode, kTssDescriptor, 0};
+    0, kDescriptorCode64, kDescriptorData, kDescriptorUserData, kDescriptorUserCode64, kTssDescriptor, 0};
 constexpr std::uint32_t kKernelCodeSelector = 0x08;
 constexpr std::uint32_t kDataSelector = 0x10;
 constexpr std::uint32_t kUserDataSelector = 0x18 | 3;

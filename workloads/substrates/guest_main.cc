@@ -18,8 +18,6 @@
 namespace nestbench::substrates {
 namespace {
 
-constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
-
 Answer AnswerOf(const Error& error) {
   Answer answer;
   answer.status = error.kind == vmm::ErrorKind::kUnsupported ? AnswerStatus::kUnsupported : AnswerStatus::kError;
@@ -42,7 +40,7 @@ Answer Serve(const std::string& line) {
   auto request = ParseRequest(line);
   if (!request) return AnswerOf(request.error());
   if (auto pinned = PinTo(request->cpu); !pinned) return AnswerOf(pinned.error());
-  auto image = vmm::LoadedFile::Read(request->image, kMaxImageBytes);
+  auto image = vmm::LoadedFile::Read(request->image, vmm::kMaxImageFileBytes);
   if (!image) return AnswerOf(image.error());
   auto digest = vmm::Sha256Hex(image->bytes());
   if (!digest) return AnswerOf(digest.error());
@@ -53,6 +51,8 @@ Answer Serve(const std::string& line) {
   options.host_page_bytes = request->host_page_bytes;
   options.guest_page_bytes = request->guest_page_bytes;
   options.doorbell = request->doorbell;
+  if (request->substrate == SubstrateKind::kNested) options.nested_paging = true;
+  if (request->substrate == SubstrateKind::kNestedShadow) options.nested_paging = false;
   auto substrate = request->substrate == SubstrateKind::kBare ? CreateBare(options) : CreateVm(options);
   Answer answer;
   if (!substrate) {

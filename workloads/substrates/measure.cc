@@ -195,6 +195,7 @@ class Measurer {
     auto counters = CounterReader::Open();
     if (!counters) return End(AnswerStatus::kError, counters.error().ToString());
     const std::uint64_t exits_before = substrate_.exits().value_or(0);
+    const std::uint64_t nested_runs_before = substrate_.nested_runs().value_or(0);
     double worst_void = 0;
     for (std::uint32_t tried = 0; answer_.samples.size() < request_.samples && tried < request_.samples * kVoidFactor;
          ++tried) {
@@ -213,6 +214,7 @@ class Measurer {
       answer_.samples.push_back({batch.inside_ns, batch.outside_ns, batch.operations, batch.bytes});
     }
     answer_.exits = substrate_.exits().value_or(0) - exits_before;
+    answer_.nested_runs = substrate_.nested_runs().value_or(0) - nested_runs_before;
     if (answer_.samples.empty()) {
       return End(
           AnswerStatus::kFailed,

@@ -22,7 +22,10 @@ struct Word {
   std::string_view text;
 };
 
-constexpr Word<SubstrateKind> kSubstrates[] = {{SubstrateKind::kBare, "bare"}, {SubstrateKind::kVm, "vm"}};
+constexpr Word<SubstrateKind> kSubstrates[] = {{SubstrateKind::kBare, "bare"},
+                                               {SubstrateKind::kVm, "vm"},
+                                               {SubstrateKind::kNested, "nested"},
+                                               {SubstrateKind::kNestedShadow, "nested_shadow"}};
 constexpr Word<AnswerStatus> kStatuses[] = {
     {AnswerStatus::kOk, "ok"},       {AnswerStatus::kUnsupported, "unsupported"}, {AnswerStatus::kFailed, "failed"},
     {AnswerStatus::kError, "error"}, {AnswerStatus::kCrashed, "crashed"},         {AnswerStatus::kTimeout, "timeout"}};
@@ -244,7 +247,7 @@ Result<Request> ParseRequest(std::string_view line) {
                  "must be above 0 and at most a day");
   reader.Require(request.tsc_hz >= kMinTscHz && request.tsc_hz <= kMaxTscHz, "tsc_hz", "is not a clock rate");
   reader.Require(request.iterations != 0 || request.batch_target_ns != 0, "batch_target_ns", "must be above 0");
-  reader.Require(request.substrate != SubstrateKind::kVm || request.doorbell != abi::Doorbell::kReturn, "doorbell",
+  reader.Require(request.substrate == SubstrateKind::kBare || request.doorbell != abi::Doorbell::kReturn, "doorbell",
                  "must be one that leaves a guest");
   if (!reader.problem().empty()) return Fail(reader.error());
   return request;
@@ -275,6 +278,7 @@ json ToJson(const Answer& answer) {
           {"migrations", answer.counters.migrations},
           {"huge_page_bytes", answer.huge_page_bytes},
           {"exits", answer.exits},
+          {"nested_runs", answer.nested_runs},
           {"checksum", std::to_string(answer.checksum)},
           {"inside_ns", std::move(inside)},
           {"outside_ns", std::move(outside)},
@@ -299,6 +303,7 @@ Result<Answer> ParseAnswer(std::string_view line) {
   reader.Take("migrations", answer.counters.migrations);
   reader.Take("huge_page_bytes", answer.huge_page_bytes);
   reader.Take("exits", answer.exits);
+  reader.Take("nested_runs", answer.nested_runs);
   std::string checksum;
   reader.Take("checksum", checksum);
   const auto [end, error] = std::from_chars(checksum.data(), checksum.data() + checksum.size(), answer.checksum);

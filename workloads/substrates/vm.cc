@@ -1,10 +1,11 @@
-// The substrate `vm`: the image in a guest of our VMM.
+// The substrates `vm`, the image in a guest of our VMM, and `nested`, the image in a guest of a hypervisor in there.
 #include <sys/eventfd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
+#include "nestbench/hypervisors/images.h"
 #include "nestbench/substrates/substrate.h"
 #include "nestbench/vmm/kvm/deadline.h"
 #include "nestbench/vmm/machine/user_machine.h"
@@ -60,15 +61,18 @@ class VmSubstrate final : public Substrate {
   [[nodiscard]] std::span<const std::byte> mailbox() const override { return machine_.mailbox(); }
   [[nodiscard]] const vmm::MemoryRegion* arena() const override { return machine_.arena(); }
   [[nodiscard]] abi::Doorbell doorbell() const override { return doorbell_; }
-  [[nodiscard]] std::optional<std::uint64_t> exits() const override {
-    if (!stats_) return std::nullopt;
-    auto count = stats_->Get("exits");
-    if (!count) return std::nullopt;
-    return *count;
-  }
+  [[nodiscard]] std::optional<std::uint64_t> exits() const override { return Count("exits"); }
+  [[nodiscard]] std::optional<std::uint64_t> nested_runs() const override { return Count("nested_run"); }
   [[nodiscard]] int statistics_fd() const override { return stats_ ? stats_->fd() : -1; }
 
  private:
+  [[nodiscard]] std::optional<std::uint64_t> Count(std::string_view name) const {
+    if (!stats_) return std::nullopt;
+    auto count = stats_->Get(name);
+    if (!count) return std::nullopt;
+    return *count;
+  }
+
   // Of a guest that crashed, or is watched because it did not answer. Accesses that a device took are not counted here.
   Result<void> AddEvidence(const vmm::Stop& stop, CallOutcome& outcome) {
     CallEvidence evidence;
@@ -111,6 +115,9 @@ Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
   machine_options.guest_page_bytes = options.guest_page_bytes;
   machine_options.cpuid = options.cpuid;
   machine_options.image = options.parsed;
+  if (options.nested_paging) {
+    machine_options.nested = {.hypervisor = hypervisors::Svm(), .nested_paging = *options.nested_paging};
+  }
   auto machine = UserMachine::Create(device, options.image, machine_options);
   if (!machine) return Fail(std::move(machine.error()));
   std::optional<vmm::BinaryStats> stats;  // a kernel without them costs only the count

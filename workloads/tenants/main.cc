@@ -29,8 +29,6 @@ using vmm::Error;
 using vmm::Fail;
 using vmm::Result;
 
-constexpr std::uint64_t kMaxImageBytes = 64ULL << 20;
-
 Result<int> ParseSocket(std::string_view text) {
   int fd = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), fd);
@@ -46,7 +44,7 @@ Result<int> ParseSocket(std::string_view text) {
 Result<Inheritance> Prepare(int argc, char** argv) {
   Inheritance inheritance;
   for (int i = 3; i < argc; ++i) {
-    auto image = vmm::LoadedFile::Read(argv[i], kMaxImageBytes);
+    auto image = vmm::LoadedFile::Read(argv[i], vmm::kMaxImageFileBytes);
     if (!image) return Fail(std::move(image.error()));
     auto parsed = vmm::UserMachine::Parse(image->bytes());
     auto& added = inheritance.images.emplace_back(Inheritance::Image{std::move(*image), std::nullopt});

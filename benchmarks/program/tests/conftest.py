@@ -89,6 +89,14 @@ def has_guests(program: Program) -> bool:
 
 
 @pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program leaves in the temporary folder is its own: other tests run at the same time."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+
+
+@pytest.fixture(autouse=True)
 def no_child_left() -> Iterator[None]:
     """Whatever the program starts and leaves behind becomes our child, and fails the test."""
     libc = ctypes.CDLL(None, use_errno=True)

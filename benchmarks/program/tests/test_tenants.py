@@ -168,7 +168,8 @@ def test_kill_9_leaves_no_guest_and_no_group_after_the_next_start(
         process.kill()
         process.communicate(timeout=20)
     # The fixture finds every process that stays alive. The groups go with the next start.
-    assert program(*IDLE, "2", "--out", tmp_path / "next").code == 0
+    after = program(*IDLE, "2", "--out", tmp_path / "next")
+    assert after.code == 0, (after, (tmp_path / "next" / "result.json").read_text(encoding="utf-8")[-4000:])
     assert not _groups()
     assert program("recover", out).code == 0
     assert program("validate", out / "result.json").code == 0

@@ -44,6 +44,15 @@ def test_help_has_examples(program: Program, command: str) -> None:
     assert "Examples:" in result.out and f"nestbench {command}" in result.out and "Exit codes" in result.out
 
 
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_list_says_of_everything_what_it_is(program: Program, profile: str) -> None:
+    result = program("list", "--profile", profile)
+    assert result.code == 0
+    lines = [line.split(maxsplit=2) for line in result.out.splitlines()]
+    assert {line[0].split("/")[0] for line in lines} >= {"overhead", "exits", "density", "isolation", "containment"}
+    assert [line for line in lines if len(line) != 3] == []
+
+
 def test_an_out_folder_below_a_file(program: Program, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     result = program(*SMALL, "--out", tmp_path / "file" / "out")

@@ -117,8 +117,7 @@ inline Experiment SampleExperiment() {
 }
 
 inline nlohmann::json SampleRecord() {
-  return {{"kind", "soak"}, {"duration_ns", 60'000'000'000}, {"guests", 50}, {"faults", 12}, {"wrong", 0},
-          {"lost", 0},      {"supervisor_restarts", 0}};
+  return {{"kind", "soak"}, {"duration_ns", 60'000'000'000}, {"guests", 50}, {"faults", 12}, {"wrong", 0}, {"lost", 0}};
 }
 
 // Writes the sample run into `folder`; the journal stays open, and so alive, as long as the caller keeps it.

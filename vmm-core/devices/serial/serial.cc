@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "nestbench/vmm/base/mutant.h"
+
 namespace nestbench::vmm {
 
 using namespace serial;  // register names, used on every line below
@@ -100,7 +102,7 @@ AccessStatus Serial16550::Write(std::uint64_t offset, std::span<const std::byte>
 std::uint8_t Serial16550::ReadReceiver() {
   if (received_count_ == 0) return 0;
   const std::uint8_t value = received_[received_first_].value;
-  received_first_ = (received_first_ + 1) % received_.size();
+  received_first_ = (received_first_ + (Mutated("serial-fifo-skips-a-byte") ? 2 : 1)) % received_.size();
   --received_count_;
   ShowErrorsOfNext();
   return value;
@@ -217,6 +219,7 @@ void Serial16550::UpdateIrq() {
   const bool level = PendingInterrupt() != kIirNone;
   if (level == irq_level_) return;
   irq_level_ = level;
+  if (level && Mutated("serial-interrupt-dropped")) return;
   irq_.Set(level);
 }
 

@@ -55,7 +55,8 @@ def protocol_seeds() -> dict[str, bytes]:
     answer = {
         "status": "ok", "reason": "", "image_sha256": "0123456789abcdef" * 4, "iterations": 1000, "warmup_batches": 2,
         "voided": 0, "call_overhead_ns": 25.5, "clock_disagreement_max": 0.001, "steal_ns": 0, "run_queue_wait_ns": 0,
-        "context_switches": 0, "migrations": 0, "huge_page_bytes": 0, "exits": 1, "checksum": "18446744073709551615",
+        "context_switches": 0, "migrations": 0, "huge_page_bytes": 0, "exits": 1, "nested_runs": 0,
+        "checksum": "18446744073709551615",
         "inside_ns": [1.5, 1e9], "outside_ns": [1.5, 1e9], "operations": [1000, 1000], "bytes": [0, 64],
     }  # fmt: skip
 

@@ -55,6 +55,7 @@ struct Round {
   double clock_disagreement_max = 0;  // fraction: 0.005 is 0.5 %
   std::uint64_t huge_page_bytes = 0;  // of the arena that huge pages really backed
   std::uint64_t exits = 0;            // of the VM; 0 where there is none
+  std::uint64_t nested_runs = 0;      // entries of L2 by a hypervisor in the guest; 0 where there is none
 };
 
 // One workload with one set of parameters on one substrate.

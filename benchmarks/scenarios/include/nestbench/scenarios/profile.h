@@ -16,7 +16,7 @@ namespace nestbench::scenarios {
 
 // The numbers of a profile.
 struct Effort {
-  std::uint32_t rounds;   // of four processes each
+  std::uint32_t rounds;   // of two processes for each substrate
   std::uint32_t samples;  // of each process
   std::uint32_t max_warmup_batches;
   std::chrono::nanoseconds batch_target;     // see DESIGN.md, "Time": not below 30 ms
@@ -41,6 +41,8 @@ struct Installation {
   std::filesystem::path tenant_program;
   std::filesystem::path micro_program;
   std::filesystem::path density_floor_program;
+  std::filesystem::path conformance_program;
+  std::filesystem::path costs_program;
   std::filesystem::path images;   // folder of *.elf
   std::filesystem::path reports;  // folder that holds the package nestbench_reports
   std::filesystem::path policy;   // the default gate policy

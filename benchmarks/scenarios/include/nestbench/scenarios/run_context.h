@@ -31,6 +31,12 @@ struct ContainmentOptions {
   std::uint32_t soak_s = 0;            // random faults among many guests for so long; 0: none
 };
 
+// Which part of the conditions: of `shards` parts the one with this number, from 0.
+struct ConformanceOptions {
+  std::uint32_t shard = 0;
+  std::uint32_t shards = 1;
+};
+
 struct RunContext {
   Installation installation;
   workloads::Profile profile = workloads::Profile::kQuick;
@@ -40,6 +46,7 @@ struct RunContext {
   int cpu = -1;
   double tsc_hz = 0;
   abi::Doorbell doorbell = abi::Doorbell::kPort;
+  bool nested = false;         // guests of guests too
   std::string vm_unsupported;  // why no guest can run here; empty when one can
   bool quiet = false;
   tenancy::CgroupTree* cgroups = nullptr;  // of the run; borrowed; nullptr where none can be made
@@ -49,7 +56,9 @@ struct RunContext {
   bool taste = false;                      // ten seconds of each scenario with many tenants
   DensityOptions density;
   ContainmentOptions containment;
-  std::optional<std::uint32_t> schedules;  // of attribution, instead of the profile's own number
+  ConformanceOptions conformance;
+  std::optional<std::uint32_t> rounds;     // asked for, instead of the profile's own number
+  std::optional<std::uint32_t> schedules;  // of attribution, likewise
 };
 
 // A scenario: announces every selected measurement in the journal, measures, and adds rounds as they finish. Returns
@@ -72,11 +81,25 @@ Scenario RunIsolation;
 // Whether a fault stays inside its tenant and is called what it is. Ids `containment/...`.
 Scenario RunContainment;
 
+// Whether KVM behaves as documented: each condition in a process of its own. Experiments `conformance/<area>/vm`.
+Scenario RunConformance;
+
+// What one privileged operation costs a guest: nestbench-costs, in processes of its own. Ids `costs/...`.
+Scenario RunCosts;
+
 // The ids that each would measure here, in order.
 std::vector<std::string> OverheadIds(const RunContext& context);
 vmm::Result<std::vector<std::string>> ExitsIds(const RunContext& context);
+vmm::Result<std::vector<std::string>> CostsIds(const RunContext& context);
 std::vector<std::string> DensityIds(const RunContext& context);
 std::vector<std::string> IsolationIds(const RunContext& context);
 std::vector<std::string> ContainmentIds(const RunContext& context);
+vmm::Result<std::vector<std::string>> ConformanceIds(const RunContext& context);
+
+struct ConditionInfo {
+  std::string id;      // conformance/kvm_api/MemorySlots.RefuseOverlap
+  std::string source;  // document and section
+};
+vmm::Result<std::vector<ConditionInfo>> ListConditions(const RunContext& context);
 
 }  // namespace nestbench::scenarios

@@ -107,6 +107,8 @@ class Cgroup {
   friend class CgroupTree;
   Cgroup(std::shared_ptr<CgroupState> state, std::string name) : state_(std::move(state)), name_(std::move(name)) {}
   [[nodiscard]] std::string FolderFor(CgroupController controller) const;  // empty when it is in no hierarchy
+  template <typename ReadFile>
+  [[nodiscard]] std::optional<std::uint64_t> ReadFrom(CgroupController controller, ReadFile read) const;
 
   std::shared_ptr<CgroupState> state_;  // null after a move and once removed
   std::string name_;                    // empty: the group of the run

@@ -20,6 +20,17 @@ inline constexpr std::uint64_t kLargePageBytes = 2ULL << 20;
 inline constexpr std::uint64_t kSupervisorBase = 0x0000'0000;
 inline constexpr std::uint64_t kSupervisorBytes = 16ULL << 20;
 
+// Where the guest is `nested`: the hypervisor inside it (L1), in a part of the supervisor area that its own guest (L2,
+// which the payload is) never maps. Code and constants with the entry at their start; data, then a stack; interrupt
+// table; VMCB and the pages behind it.
+inline constexpr std::uint64_t kHypervisorBase = 0x0001'2000;
+inline constexpr std::uint64_t kHypervisorMaxBytes = 0x2000;
+inline constexpr std::uint64_t kHypervisorDataBase = 0x0001'4000;
+inline constexpr std::uint64_t kHypervisorStackTop = 0x0001'5000;
+inline constexpr std::uint64_t kHypervisorIdtBase = 0x0001'5000;
+inline constexpr std::uint64_t kHypervisorVmcb = 0x0001'6000;
+inline constexpr std::uint64_t kHypervisorEnd = 0x0001'D000;
+
 // Mailbox page, then the payload's stack (grows down from kStackTop), in one 2 MiB range.
 inline constexpr std::uint64_t kMailboxBase = 0x0F00'0000;
 inline constexpr std::uint64_t kMailboxBytes = kPageBytes;
@@ -44,9 +55,10 @@ inline constexpr std::uint64_t kEventPage = 0xD000'1000;     // an ioeventfd: ha
 inline constexpr std::uint64_t kMmioPagesEnd = 0xD000'2000;
 
 // Ports. Only these (and the serial port) are open to CPL3 in the TSS I/O permission bitmap.
-inline constexpr std::uint16_t kDoorbellPort = 0x0B20;  // 4-byte write; the value is ignored
-inline constexpr std::uint16_t kEventPort = 0x0B24;     // an ioeventfd, 4-byte write
-inline constexpr std::uint16_t kPanicPort = 0x0B28;     // 4-byte write by the exception stubs: the vector
-inline constexpr std::uint16_t kSerialPort = 0x03F8;    // 16550, eight registers
+inline constexpr std::uint16_t kDoorbellPort = 0x0B20;       // 4-byte write; the value is ignored
+inline constexpr std::uint16_t kEventPort = 0x0B24;          // an ioeventfd, 4-byte write
+inline constexpr std::uint16_t kPanicPort = 0x0B28;          // 4-byte write by the exception stubs: the vector
+inline constexpr std::uint32_t kHypervisorPanic = 1U << 31;  // in what L1 writes there: the exit that it cannot handle
+inline constexpr std::uint16_t kSerialPort = 0x03F8;         // 16550, eight registers
 
 }  // namespace nestbench::abi

@@ -18,7 +18,8 @@ namespace nestbench::substrates {
 
 inline constexpr int kProtocolVersion = 1;
 
-enum class SubstrateKind : std::uint8_t { kBare, kVm };
+// kNested: a guest (L2) of a hypervisor inside a guest of our VMM, with nested paging; kNestedShadow: without.
+enum class SubstrateKind : std::uint8_t { kBare, kVm, kNested, kNestedShadow };
 
 struct Request {
   SubstrateKind substrate = SubstrateKind::kBare;
@@ -61,6 +62,7 @@ struct Answer {
   Counters counters;                  // over the kept samples
   std::uint64_t huge_page_bytes = 0;
   std::uint64_t exits = 0;
+  std::uint64_t nested_runs = 0;  // entries of L2 by a hypervisor in the guest
   std::uint64_t checksum = 0;
   std::vector<Sample> samples;
 };

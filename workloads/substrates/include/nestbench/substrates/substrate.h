@@ -49,6 +49,7 @@ struct SubstrateOptions {
   const vmm::CpuidPolicy* cpuid = nullptr;           // borrowed: what the device supports; nullptr: it is asked
   const vmm::ElfImage* parsed = nullptr;             // borrowed: vmm::UserMachine::Parse(image); nullptr: parsed
   bool statistics = true;                            // of a guest: exits() and statistics_fd()
+  std::optional<bool> nested_paging = {};            // of a guest in a guest; empty: just a guest
   bool attach_event = false;                         // abi::kEventPort and kEventPage of a guest signal an eventfd
 };
 
@@ -70,6 +71,9 @@ class Substrate {
 
   // Exits so far, where there is a VM whose kernel counts them.
   [[nodiscard]] virtual std::optional<std::uint64_t> exits() const = 0;
+
+  // Entries of L2 so far, where a hypervisor runs in the guest and the kernel counts them.
+  [[nodiscard]] virtual std::optional<std::uint64_t> nested_runs() const { return std::nullopt; }
 
   // The descriptor that exits() reads, for handing to another process; -1 where there is none.
   [[nodiscard]] virtual int statistics_fd() const { return -1; }

@@ -12,6 +12,9 @@
 
 namespace nestbench::vmm {
 
+// The largest file that is read as an image: a hundred times what the largest payload needs.
+inline constexpr std::uint64_t kMaxImageFileBytes = 64ULL << 20;
+
 // Owns the bytes; they stay where they are when this is moved. Move-only.
 class LoadedFile {
  public:

@@ -8,9 +8,9 @@
 // mode's width, vector, error code (0 where the vector has none), instruction pointer, code segment and flags, and
 // writes to abi::kPanicPort; the machine then stops with the cause.
 //
-// There are no devices but the doorbell and the panic port, no interrupt controller and no CPUID: all other ports and
-// addresses answer as an empty bus does, and are counted. Whatever the guest does with its own memory and registers is
-// its own harm.
+// There are no devices but the doorbell and the panic port, and unless FlatMachineOptions ask for them no interrupt
+// controllers and no CPUID: all other ports and addresses answer as an empty bus does, and are counted, as are MSRs
+// that leave the guest (read as zero). Whatever the guest does with its own memory and registers is its own harm.
 //
 // Move-only. Used from one thread, the one that created it.
 #pragma once
@@ -51,9 +51,16 @@ inline constexpr std::uint64_t kFlatEntry = kFlatCodeBase + kFlatVectors * kFlat
 
 enum class FlatMode : std::uint8_t { kReal16, kProtected32, kSupervisor64 };
 
+struct FlatMachineOptions {
+  // KVM's own local APIC, I/O APIC and 8259A. HLT then sleeps in KVM, and neither halted() nor HoldInterrupt() serve.
+  bool with_interrupt_chip = false;
+  // All that KVM offers a guest, and the local APIC's TSC deadline, which it does not list.
+  bool with_cpuid = false;
+};
+
 // What has left the guest so far.
 struct FlatTraffic {
-  std::uint64_t accesses = 0;    // to ports and addresses without memory; the ring included
+  std::uint64_t accesses = 0;    // to ports, MSRs and addresses without memory; the ring included
   std::uint64_t refused = 0;     // of these, those that no device claims or in a way it does not take
   std::uint64_t interrupts = 0;  // delivered
   std::uint64_t halts = 0;
@@ -63,7 +70,8 @@ class FlatMachine {
  public:
   // kInvalidArgument for a binary that is too large or too short to have an entry; else what failed: memory or an
   // ioctl.
-  static Result<FlatMachine> Create(const KvmDevice& device, std::span<const std::byte> binary, FlatMode mode);
+  static Result<FlatMachine> Create(const KvmDevice& device, std::span<const std::byte> binary, FlatMode mode,
+                                    FlatMachineOptions options = {});
 
   FlatMachine(FlatMachine&&) noexcept;
   FlatMachine& operator=(FlatMachine&&) = delete;

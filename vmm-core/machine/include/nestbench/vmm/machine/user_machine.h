@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "devices/doorbell/doorbell.h"
@@ -31,6 +32,12 @@
 
 namespace nestbench::vmm {
 
+// A hypervisor (L1) inside the guest, which runs the payload as its own guest (L2).
+struct NestedOptions {
+  std::span<const std::byte> hypervisor;  // flat binary for abi::kHypervisorBase: workloads/hypervisors/
+  bool nested_paging = true;              // false: L1 does as with shadow tables
+};
+
 struct UserMachineOptions {
   std::uint64_t arena_bytes = 0;                     // up to abi::kArenaMaxBytes; rounded up to whole pages
   Backing arena_backing = Backing::kSmallPages;      // what the host puts behind the arena
@@ -38,6 +45,8 @@ struct UserMachineOptions {
   ByteSink* serial_output = nullptr;                 // of COM1; borrowed; nullptr drops it
   const CpuidPolicy* cpuid = nullptr;                // what device.SupportedCpuid() says; borrowed; nullptr: asked
   const ElfImage* image = nullptr;                   // what Parse() says of the file; borrowed; nullptr: parsed
+  bool interrupt_chip = false;               // local APIC, I/O APIC and PIC in the kernel; nothing uses them here
+  std::optional<NestedOptions> nested = {};  // kUnsupported from Create where this KVM's guests can have none
 };
 
 class UserMachine {
