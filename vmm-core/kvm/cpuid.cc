@@ -40,8 +40,10 @@ Result<CpuidPolicy> CpuidPolicy::Read(int fd, unsigned long request, std::string
     std::memcpy(&count, buffer.data() + offsetof(kvm_cpuid2, nent), sizeof(count));
     CpuidPolicy policy;
     policy.entries_.resize(std::min(count, capacity));
-    std::memcpy(policy.entries_.data(), buffer.data() + sizeof(kvm_cpuid2),
-                policy.entries_.size() * sizeof(kvm_cpuid_entry2));
+    if (!policy.entries_.empty()) {
+      std::memcpy(policy.entries_.data(), buffer.data() + sizeof(kvm_cpuid2),
+                  policy.entries_.size() * sizeof(kvm_cpuid_entry2));
+    }
     return policy;
   }
   return Fail(Error::System(request_name, E2BIG, "more leaves than any CPU has"));
