@@ -94,7 +94,8 @@ class GuestOfGuest : public LibraryGuest {
   static constexpr const char* kSubstrate = kNestedPaging ? "nested" : "nested_shadow";
 
   GuestOfGuest(Environment& environment, std::span<const std::byte> image)
-      : LibraryGuest(environment, image, OptionsOf(vmm::NestedOptions{hypervisors::Svm(), kNestedPaging})) {}
+      : LibraryGuest(environment, image,
+                     OptionsOf(vmm::NestedOptions{hypervisors::Svm(), hypervisors::Vmx(), kNestedPaging})) {}
 
  private:
   static vmm::UserMachineOptions OptionsOf(const vmm::NestedOptions& nested) {

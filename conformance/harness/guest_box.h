@@ -20,22 +20,11 @@
 #include <variant>
 
 #include "guest.h"
+#include "guest_code.h"
 #include "nestbench/abi/layout.h"
 #include "nestbench/abi/task_state.h"
 #include "nestbench/abi/x86.h"
 #include "nestbench/vmm/kvm/segments.h"
-
-// Guest code in the assembler's own words, outside every namespace: afterwards `name()` is its bytes. It ends in 64-bit
-// mode; say .code16 or .code32 for the others. It must not depend on where it lies.
-#define NESTBENCH_GUEST_CODE(name, text)                                                                  \
-  asm(".pushsection .rodata\nnestbench_guest_" #name "_begin:\n" text "\n.code64\nnestbench_guest_" #name \
-      "_end:\n"                                                                                           \
-      ".popsection\n");                                                                                   \
-  extern "C" const std::byte nestbench_guest_##name##_begin[];                                            \
-  extern "C" const std::byte nestbench_guest_##name##_end[];                                              \
-  static inline std::span<const std::byte> name() {                                                       \
-    return {nestbench_guest_##name##_begin, nestbench_guest_##name##_end};                                \
-  }
 
 namespace nestbench::conformance {
 

@@ -1,15 +1,15 @@
 #include "nestbench/vmm/kvm/svm.h"
 
-#include <fmt/format.h>
+#include <utility>
 
 #include "nestbench/abi/x86.h"
+#include "nestbench/vmm/kvm/virtualization.h"
 
 namespace nestbench::vmm {
 namespace {
 
 using namespace abi::svm;
 
-constexpr std::string_view kOperation = "run a guest in a guest";
 constexpr std::uint64_t kDr6AfterReset = 0xFFFF'0FF0;  // AMD APM volume 2, section "Processor Initialization State"
 constexpr std::uint64_t kDr7AfterReset = 0x400;
 constexpr std::uint64_t kPatAfterReset = 0x0007'0406'0007'0406;
@@ -30,23 +30,7 @@ Segment FromKvm(const kvm_dtable& from) {
 
 }  // namespace
 
-Result<void> CheckSvm(const KvmDevice& device) {
-  const int state = device.CheckCapability(KVM_CAP_NESTED_STATE);
-  if (state <= 0) {
-    return Fail(Error::Unsupported(
-        kOperation, fmt::format("KVM_CAP_NESTED_STATE is {}: guests cannot be hypervisors here; load kvm_amd with "
-                                "nested=1 on a host that has SVM",
-                                state)));
-  }
-  auto cpuid = device.SupportedCpuid();
-  if (!cpuid) return Fail(std::move(cpuid.error()));
-  const kvm_cpuid_entry2* leaf = cpuid->Find(0x8000'0001);
-  if (leaf == nullptr || (leaf->ecx & kCpuidExtendedEcxSvm) == 0) {
-    return Fail(
-        Error::Unsupported(kOperation, "CPUID 8000_0001 ECX.SVM is 0 for guests: this KVM offers its guests no SVM"));
-  }
-  return {};
-}
+Result<void> CheckSvm(const KvmDevice& device) { return CheckVirtualization(device, Virtualization::kSvm); }
 
 Result<void> CheckSvmNestedPaging(const KvmDevice& device) {
   auto cpuid = device.SupportedCpuid();

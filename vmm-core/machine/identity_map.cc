@@ -5,8 +5,8 @@
 namespace nestbench::vmm::internal {
 
 Result<abi::GuestPhysAddr> WriteIdentityTables(const GuestMemory& memory, abi::GuestPhysRange pool,
-                                               std::span<const Mapping> mappings) {
-  auto builder = PageTableBuilder::Create(memory, pool);
+                                               std::span<const Mapping> mappings, PageTableFormat format) {
+  auto builder = PageTableBuilder::Create(memory, pool, format);
   if (!builder) return Fail(std::move(builder.error()));
   for (const Mapping& mapping : mappings) {
     auto mapped = builder->Map(abi::GuestVirtAddr(mapping.start), abi::GuestPhysAddr(mapping.start), mapping.size_bytes,

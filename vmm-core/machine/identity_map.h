@@ -19,8 +19,9 @@ struct Mapping {
   std::uint64_t page_bytes = abi::kPageBytes;
 };
 
-// Writes tables of `mappings` into `pool`, which is zero; what CR3 takes.
+// Writes tables of `mappings` into `pool`, which is zero; the address of their root.
 Result<abi::GuestPhysAddr> WriteIdentityTables(const GuestMemory& memory, abi::GuestPhysRange pool,
-                                               std::span<const Mapping> mappings);
+                                               std::span<const Mapping> mappings,
+                                               PageTableFormat format = PageTableFormat::kLongMode);
 
 }  // namespace nestbench::vmm::internal

@@ -2,20 +2,19 @@
 
 #include <fmt/format.h>
 
-#include <memory>
+#include <algorithm>
 #include <utility>
 
 #include "identity_map.h"
 #include "nestbench/abi/hypervisor.h"
-#include "nestbench/abi/svm.h"
 #include "nestbench/abi/x86.h"
 #include "nestbench/vmm/kvm/segments.h"
 #include "nestbench/vmm/kvm/svm.h"
+#include "nestbench/vmm/kvm/vmx.h"
 
 namespace nestbench::vmm::internal {
 namespace {
 
-using namespace abi::svm;
 using namespace abi::x86;
 using abi::GuestPhysAddr;
 
@@ -36,9 +35,11 @@ Result<GuestPhysAddr> WriteOwnTables(const GuestMemory& memory, const Level2& le
                              mappings);
 }
 
-// All that is L2's, and of the supervisor area no page of L1. Rights are those of L2's own tables, but for the user
-// bit, which every nested walk needs. AMD APM volume 2, section "Nested Paging".
-Result<GuestPhysAddr> WriteNestedTables(const GuestMemory& memory, const Level2& level2) {
+}  // namespace
+
+// Rights are those of L2's own tables, but for the user bit, which every nested walk of AMD's needs. AMD APM volume 2,
+// section "Nested Paging".
+Result<GuestPhysAddr> WriteNestedTables(const GuestMemory& memory, const Level2& level2, PageTableFormat format) {
   constexpr PageAccess kAll{.user = true, .writable = true, .executable = true};
   const Mapping mappings[] = {
       {kGdtBase, abi::kHypervisorBase - kGdtBase, kAll},
@@ -50,69 +51,45 @@ Result<GuestPhysAddr> WriteNestedTables(const GuestMemory& memory, const Level2&
   };
   const std::uint64_t base = NestedTablesBase(level2.arena_bytes) + PageTablesBytes(0);
   const std::uint64_t bytes = NestedTablesBytes(level2.arena_bytes) - PageTablesBytes(0);
-  return WriteIdentityTables(memory, {GuestPhysAddr(base), bytes}, mappings);
+  return WriteIdentityTables(memory, {GuestPhysAddr(base), bytes}, mappings, format);
 }
 
-// L2 leaves for everything that it would leave a VM for, and for the page faults that shadow tables would raise. Two
-// things go past L1: a triple fault, and the panic port, so that the host finds L2's own registers there.
-Result<void> WriteVmcb(const NestedOptions& options, const GuestMemory& memory, const kvm_sregs& after_reset,
-                       const Level2& level2) {
-  kvm_sregs sregs = after_reset;
-  SetUserMode(sregs, level2.page_table_root, level2.has_xsave);
-  auto vmcb = std::make_unique<Vmcb>();
-  FillVmcb(sregs, abi::kHypervisorVmcb, *vmcb);
-  vmcb->intercepts_1 = 1U << kIntercept1Intr | 1U << kIntercept1Cpuid | 1U << kIntercept1Hlt | 1U << kIntercept1Ioio |
-                       1U << kIntercept1Msr;
-  vmcb->intercepts_2 |= 1U << kIntercept2Vmmcall;
-  vmcb->virtual_interrupt = kVirtualMasking;
-  vmcb->rip = level2.entry.value();
-  vmcb->rsp = kUserStackPointer;
-  if (options.nested_paging) {
-    auto root = WriteNestedTables(memory, level2);
-    if (!root) return Fail(std::move(root.error()));
-    UseNestedPaging(root->value(), *vmcb);
-  } else {
-    vmcb->exception_intercepts = 1U << kVectorPageFault;
-  }
-  constexpr std::uint64_t kPortsBytes = kSvmPagesBytes - kSvmIoPermissionsOffset;
-  std::array<std::byte, kSvmPagesBytes - kSvmMsrPermissionsOffset> permissions = {};
-  permissions.fill(std::byte{0xFF});
-  const std::span<std::byte> ports = std::span(permissions).last(kPortsBytes);
+void FillPortBitmap(std::span<std::byte> bitmap) {
+  std::ranges::fill(bitmap, std::byte{0xFF});
   for (std::uint32_t port = abi::kPanicPort; port < abi::kPanicPort + 4U; ++port) {
-    ports[port / 8] &= ~(std::byte{1} << (port % 8));
+    bitmap[port / 8] &= ~(std::byte{1} << (port % 8));
   }
-  auto written =
-      memory.WriteBytes(GuestPhysAddr(abi::kHypervisorVmcb + kSvmMsrPermissionsOffset), std::span(permissions));
-  if (written)
-    written = memory.WriteBytes(GuestPhysAddr(abi::kHypervisorVmcb), std::as_bytes(std::span(vmcb.get(), 1)));
-  return written;
 }
 
-}  // namespace
-
-Result<void> CheckNested(const KvmDevice& device, const NestedOptions& options) {
-  if (auto can = CheckSvm(device); !can || !options.nested_paging) return can;
-  return CheckSvmNestedPaging(device);
+Result<Virtualization> CheckNested(const KvmDevice& device, const NestedOptions& options) {
+  auto virtualization = GuestVirtualization(device);
+  if (!virtualization || !options.nested_paging) return virtualization;
+  auto can = *virtualization == Virtualization::kSvm ? CheckSvmNestedPaging(device) : CheckVmxNestedPaging(device);
+  if (!can) return Fail(std::move(can.error()));
+  return virtualization;
 }
 
-Result<void> EnterNested(const NestedOptions& options, const GuestMemory& memory, Vcpu& vcpu, const Level2& level2) {
-  if (options.hypervisor.empty() || options.hypervisor.size() > abi::kHypervisorMaxBytes) {
+Result<void> EnterNested(const KvmDevice& device, Virtualization virtualization, const NestedOptions& options,
+                         const GuestMemory& memory, Vcpu& vcpu, const Level2& level2) {
+  const std::span<const std::byte> hypervisor = virtualization == Virtualization::kSvm ? options.svm : options.vmx;
+  if (hypervisor.empty() || hypervisor.size() > abi::kHypervisorMaxBytes) {
     return Fail(Error::InvalidArgument(
         "load guest hypervisor",
-        fmt::format("a binary of {} bytes; at most {}", options.hypervisor.size(), abi::kHypervisorMaxBytes)));
+        fmt::format("a binary of {} bytes; at most {}", hypervisor.size(), abi::kHypervisorMaxBytes)));
   }
   auto sregs = vcpu.GetSregs();
   if (!sregs) return Fail(std::move(sregs.error()));
   abi::HypervisorData data = {};
   data.registers[abi::kRegisterRdi] = abi::kMailboxBase;
-  auto written = memory.WriteBytes(GuestPhysAddr(abi::kHypervisorBase), options.hypervisor);
+  auto written = memory.WriteBytes(GuestPhysAddr(abi::kHypervisorBase), hypervisor);
   if (written) written = memory.Write(GuestPhysAddr(abi::kHypervisorDataBase), data);
   if (written) written = WriteExceptionGates(memory, abi::kHypervisorIdtBase);
-  if (written) written = WriteVmcb(options, memory, *sregs, level2);
   if (!written) return written;
   auto root = WriteOwnTables(memory, level2);
   if (!root) return Fail(std::move(root.error()));
 
+  kvm_sregs l2 = *sregs;
+  SetUserMode(l2, level2.page_table_root, level2.has_xsave);
   SetUserMode(*sregs, *root, level2.has_xsave);
   sregs->cs = FlatSegment(kKernelCodeSelector, kSegmentTypeCodeReadAccessed, true);
   sregs->ss = sregs->ds = sregs->es = sregs->fs = sregs->gs =
@@ -125,7 +102,9 @@ Result<void> EnterNested(const NestedOptions& options, const GuestMemory& memory
   regs.rsp = abi::kHypervisorStackTop;
   regs.rflags = kRflagsReserved1;
   if (auto set = vcpu.SetRegs(regs); !set) return set;
-  return AllowSvm(vcpu, abi::kHypervisorVmcb);
+  return virtualization == Virtualization::kSvm
+             ? PrepareSvm(options.nested_paging, memory, vcpu, level2, l2)
+             : PrepareVmx(device, options.nested_paging, memory, vcpu, level2, *sregs, l2);
 }
 
 }  // namespace nestbench::vmm::internal

@@ -1,13 +1,17 @@
 // What a UserMachine with a hypervisor inside (L1) has beside the payload, which then is L2. Private to this layer.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "nestbench/abi/address.h"
 #include "nestbench/vmm/base/error.h"
 #include "nestbench/vmm/kvm/kvm_device.h"
 #include "nestbench/vmm/kvm/vcpu.h"
+#include "nestbench/vmm/kvm/virtualization.h"
 #include "nestbench/vmm/loader/elf.h"
+#include "nestbench/vmm/machine/page_tables.h"
 #include "nestbench/vmm/machine/user_machine.h"
 #include "nestbench/vmm/memory/guest_memory.h"
 #include "supervisor.h"
@@ -36,11 +40,27 @@ constexpr std::uint64_t NestedTablesBytes(std::uint64_t arena_bytes) {
 static_assert(NestedTablesBase(abi::kArenaMaxBytes) + NestedTablesBytes(abi::kArenaMaxBytes) <= abi::kSupervisorBytes);
 static_assert(kFaultStackBase + kFaultStackBytes == abi::kHypervisorBase && abi::kHypervisorEnd <= kPageTablesBase);
 
-// kUnsupported, with what to do, where this KVM's guests can have no guests, or not with that paging.
-Result<void> CheckNested(const KvmDevice& device, const NestedOptions& options);
+// Which L1 there is to run. kUnsupported, with what to do, where this KVM's guests can have no guests, or not with that
+// paging.
+Result<Virtualization> CheckNested(const KvmDevice& device, const NestedOptions& options);
 
-// Loads L1, writes its tables and L2's VMCB, and points the vCPU at L1's entry. What the supervisor area holds is
-// written before.
-Result<void> EnterNested(const NestedOptions& options, const GuestMemory& memory, Vcpu& vcpu, const Level2& level2);
+// Loads L1, writes its tables and what L2 begins with, and points the vCPU at L1's entry. What the supervisor area
+// holds is written before.
+Result<void> EnterNested(const KvmDevice& device, Virtualization virtualization, const NestedOptions& options,
+                         const GuestMemory& memory, Vcpu& vcpu, const Level2& level2);
+
+// All that is L2's, and of the supervisor area no page of L1, mapped one to one; where the tables' root is.
+Result<abi::GuestPhysAddr> WriteNestedTables(const GuestMemory& memory, const Level2& level2, PageTableFormat format);
+
+// One for each port, set: L2 leaves to L1. That of the panic port is not, so that the host finds L2's own registers
+// there.
+void FillPortBitmap(std::span<std::byte> bitmap);
+
+// What L1 starts with at abi::kHypervisorControl, and the vCPU's right to be a hypervisor. `l1` is the state that L1
+// runs in, and has been set; `l2` that L2 begins in, at its entry.
+Result<void> PrepareSvm(bool nested_paging, const GuestMemory& memory, Vcpu& vcpu, const Level2& level2,
+                        const kvm_sregs& l2);
+Result<void> PrepareVmx(const KvmDevice& device, bool nested_paging, const GuestMemory& memory, Vcpu& vcpu,
+                        const Level2& level2, const kvm_sregs& l1, const kvm_sregs& l2);
 
 }  // namespace nestbench::vmm::internal

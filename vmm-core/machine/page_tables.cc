@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "nestbench/abi/vmx.h"
 #include "nestbench/abi/x86.h"
 #include "nestbench/vmm/base/mutant.h"
 
@@ -25,12 +26,13 @@ std::uint64_t IndexAt(std::uint64_t address, unsigned level) {
 
 }  // namespace
 
-Result<PageTableBuilder> PageTableBuilder::Create(const GuestMemory& memory, abi::GuestPhysRange pool) {
+Result<PageTableBuilder> PageTableBuilder::Create(const GuestMemory& memory, abi::GuestPhysRange pool,
+                                                  PageTableFormat format) {
   if (!pool.start.IsAligned(abi::kPageBytes) || pool.size_bytes < abi::kPageBytes) {
     return Fail(
         Error::InvalidArgument("page-table pool", fmt::format("[{:#x}, +{:#x})", pool.start.value(), pool.size_bytes)));
   }
-  PageTableBuilder builder(memory, pool);
+  PageTableBuilder builder(memory, pool, format);
   if (auto touched = builder.Touch(pool.start.value()); !touched) return Fail(std::move(touched.error()));
   return builder;
 }
@@ -54,7 +56,9 @@ Result<std::uint64_t> PageTableBuilder::NextTable(std::uint64_t table, std::uint
   const std::uint64_t next = pool_.start.value() + used_bytes_;
   used_bytes_ += abi::kPageBytes;
   if (auto touched = Touch(next); !touched) return Fail(std::move(touched.error()));
-  // Rights are given by the last level alone; the levels above allow everything.
+  // Rights are given by the last level alone; the levels above allow everything. These bits are those of EPT too.
+  static_assert(kPtePresent == abi::vmx::kEptRead && kPteWritable == abi::vmx::kEptWrite &&
+                kPteUser == abi::vmx::kEptExecute);
   if (auto written = memory_->Write(entry_address, next | kPtePresent | kPteWritable | kPteUser); !written) {
     return Fail(std::move(written.error()));
   }
@@ -72,6 +76,22 @@ Result<std::span<std::byte>> PageTableBuilder::LastTable(std::uint64_t virtual_a
   return memory_->Slice(abi::GuestPhysAddr(table), abi::kPageBytes);
 }
 
+std::uint64_t PageTableBuilder::FlagsOf(PageAccess access) const {
+  if (format_ == PageTableFormat::kExtended) {
+    std::uint64_t flags = abi::vmx::kEptRead | (access.cacheable ? abi::vmx::kEptWriteBack : abi::vmx::kEptUncacheable);
+    if (access.writable) flags |= abi::vmx::kEptWrite;
+    if (access.executable) flags |= abi::vmx::kEptExecute;
+    return flags;
+  }
+  // Accessed and dirty are set beforehand: setting them is not what a payload measures.
+  std::uint64_t flags = kPtePresent | kPteAccessed | kPteDirty;
+  if (access.writable || Mutated("page-code-writable")) flags |= kPteWritable;
+  if (access.user || Mutated("page-user-for-supervisor")) flags |= kPteUser;
+  if (!access.cacheable) flags |= kPteCacheDisable;
+  if (!access.executable && !Mutated("page-no-execute-lost")) flags |= kPteNoExecute;
+  return flags;
+}
+
 Result<void> PageTableBuilder::Map(abi::GuestVirtAddr virtual_start, abi::GuestPhysAddr physical_start,
                                    std::uint64_t size_bytes, std::uint64_t page_bytes, PageAccess access) {
   const bool large = page_bytes == abi::kLargePageBytes;
@@ -82,13 +102,7 @@ Result<void> PageTableBuilder::Map(abi::GuestVirtAddr virtual_start, abi::GuestP
         kOperation, fmt::format("{:#x} -> {:#x}, {:#x} bytes in pages of {:#x}", virtual_start.value(),
                                 physical_start.value(), size_bytes, page_bytes)));
   }
-  // Accessed and dirty are set beforehand: setting them is not what a payload measures.
-  std::uint64_t flags = kPtePresent | kPteAccessed | kPteDirty;
-  if (access.writable || Mutated("page-code-writable")) flags |= kPteWritable;
-  if (access.user || Mutated("page-user-for-supervisor")) flags |= kPteUser;
-  if (!access.cacheable) flags |= kPteCacheDisable;
-  if (!access.executable && !Mutated("page-no-execute-lost")) flags |= kPteNoExecute;
-  if (large) flags |= kPteLarge;
+  const std::uint64_t flags = FlagsOf(access) | (large ? kPteLarge : 0);  // the same bit in both formats
   // One walk for each table of the last level, not for each of its 512 entries: a large arena has half a million.
   std::span<std::byte> table;
   for (std::uint64_t offset = 0; offset < size_bytes; offset += page_bytes) {

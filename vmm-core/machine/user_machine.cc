@@ -135,8 +135,11 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
     parsed.emplace(std::move(*checked));
   }
   const ElfImage& image = parsed ? *parsed : *options.image;
+  Virtualization virtualization = {};
   if (options.nested) {
-    if (auto can = internal::CheckNested(device, *options.nested); !can) return Fail(std::move(can.error()));
+    auto found = internal::CheckNested(device, *options.nested);
+    if (!found) return Fail(std::move(found.error()));
+    virtualization = *found;
   }
   auto vm = Vm::Create(device);
   if (!vm) return Fail(std::move(vm.error()));
@@ -178,7 +181,7 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
   if (!vcpu) return Fail(std::move(vcpu.error()));
   auto has_xsave = SetUpFeatures(device, options.cpuid, *vcpu);
   if (!has_xsave) return Fail(std::move(has_xsave.error()));
-  auto entered = options.nested ? internal::EnterNested(*options.nested, memory, *vcpu,
+  auto entered = options.nested ? internal::EnterNested(device, virtualization, *options.nested, memory, *vcpu,
                                                         {*root, image.entry(), *has_xsave, image_pages, arena_bytes,
                                                          options.guest_page_bytes})
                                 : internal::EnterUserMode(*vcpu, *root, image.entry(), *has_xsave);

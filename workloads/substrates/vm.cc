@@ -116,7 +116,8 @@ Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
   machine_options.cpuid = options.cpuid;
   machine_options.image = options.parsed;
   if (options.nested_paging) {
-    machine_options.nested = {.hypervisor = hypervisors::Svm(), .nested_paging = *options.nested_paging};
+    machine_options.nested = {
+        .svm = hypervisors::Svm(), .vmx = hypervisors::Vmx(), .nested_paging = *options.nested_paging};
   }
   auto machine = UserMachine::Create(device, options.image, machine_options);
   if (!machine) return Fail(std::move(machine.error()));

@@ -22,13 +22,13 @@ inline constexpr std::uint64_t kSupervisorBytes = 16ULL << 20;
 
 // Where the guest is `nested`: the hypervisor inside it (L1), in a part of the supervisor area that its own guest (L2,
 // which the payload is) never maps. Code and constants with the entry at their start; data, then a stack; interrupt
-// table; VMCB and the pages behind it.
+// table; the pages of its processor's control structure (SVM: the VMCB first; VMX: the fields to write first).
 inline constexpr std::uint64_t kHypervisorBase = 0x0001'2000;
 inline constexpr std::uint64_t kHypervisorMaxBytes = 0x2000;
 inline constexpr std::uint64_t kHypervisorDataBase = 0x0001'4000;
 inline constexpr std::uint64_t kHypervisorStackTop = 0x0001'5000;
 inline constexpr std::uint64_t kHypervisorIdtBase = 0x0001'5000;
-inline constexpr std::uint64_t kHypervisorVmcb = 0x0001'6000;
+inline constexpr std::uint64_t kHypervisorControl = 0x0001'6000;
 inline constexpr std::uint64_t kHypervisorEnd = 0x0001'D000;
 
 // Mailbox page, then the payload's stack (grows down from kStackTop), in one 2 MiB range.

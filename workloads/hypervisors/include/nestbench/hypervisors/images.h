@@ -9,4 +9,7 @@ namespace nestbench::hypervisors {
 // With AMD's SVM.
 std::span<const std::byte> Svm();
 
+// With Intel's VMX.
+std::span<const std::byte> Vmx();
+
 }  // namespace nestbench::hypervisors

@@ -34,8 +34,10 @@ namespace nestbench::vmm {
 
 // A hypervisor (L1) inside the guest, which runs the payload as its own guest (L2).
 struct NestedOptions {
-  std::span<const std::byte> hypervisor;  // flat binary for abi::kHypervisorBase: workloads/hypervisors/
-  bool nested_paging = true;              // false: L1 does as with shadow tables
+  // Flat binaries for abi::kHypervisorBase (workloads/hypervisors/): taken is the one that this KVM's guests can run.
+  std::span<const std::byte> svm;
+  std::span<const std::byte> vmx;
+  bool nested_paging = true;  // false: L1 does as with shadow tables
 };
 
 struct UserMachineOptions {
