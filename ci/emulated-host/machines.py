@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import tty
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ DONE = b"emulated host: done"  # init.sh; after it there is nothing to wait for
 _DONE_GRACE_S = 3.0
 _POLL_S = 0.05
 _TAIL_LINES = 15
+_TERMINAL_BYTES = 16384
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,11 @@ class Bochs:
             terminal=slave,
         )  # fmt: skip
         os.close(slave)
-        threading.Thread(target=_discard, args=(master,), daemon=True).start()
+        debugger = _Debugger(master)
+        threading.Thread(target=debugger.follow, daemon=True).start()
         follower = threading.Thread(target=_follow, args=(output, process, sys.stdout.buffer), daemon=True)
         follower.start()
-        _wait(process, console, limit_s)
+        _wait(process, console, limit_s, debugger)
         follower.join()
         return _whole(files, console)
 
@@ -177,14 +181,14 @@ MACHINES: Mapping[str, Qemu | Bochs] = {"svm": Qemu(), "vmx": Bochs()}
 def _start(
     command: Sequence[str], pass_fds: Sequence[int] = (), terminal: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """With `terminal`, that is its standard input and output; else it has none and its errors are a pipe."""
+    """With `terminal`, that is all of its standard streams; else it has none and its errors are a pipe."""
     environment = {**os.environ, "TERM": "linux"} if terminal is not None else None
     try:
         return subprocess.Popen(
             command,
             stdin=terminal if terminal is not None else subprocess.DEVNULL,
             stdout=terminal if terminal is not None else subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL if terminal is not None else subprocess.PIPE,
+            stderr=terminal if terminal is not None else subprocess.PIPE,
             pass_fds=pass_fds,
             env=environment,
         )
@@ -205,6 +209,40 @@ def _write(target: BinaryIO, block: bytes) -> None:
         target.flush()
     except OSError:
         pass
+
+
+class _Debugger:
+    """Bochs's debugger. Once it asks for a second command, the machine stands still for good.
+
+    The machine's screen is a terminal of Bochs's own, which it names here and then fills until somebody reads it.
+    """
+
+    _PROMPT = re.compile(rb"<bochs:(?!1>)\d+>")
+    _SCREEN = re.compile(rb'connected to screen "(/dev/pts/\d+)"')
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self._seen = b""
+        self._screen_is_read = False
+        self.stopped = False
+
+    def follow(self) -> None:
+        try:
+            while block := os.read(self._terminal, 65536):
+                self._seen = (self._seen + block)[-_TERMINAL_BYTES:]
+                self.stopped = self.stopped or self._PROMPT.search(self._seen) is not None
+                if not self._screen_is_read and (found := self._SCREEN.search(self._seen)):
+                    self._screen_is_read = True
+                    screen = os.open(found[1], os.O_RDWR | os.O_NOCTTY)
+                    tty.setraw(screen)  # no echo, which would be keys, and no waiting for whole lines
+                    threading.Thread(target=_discard, args=(screen,), daemon=True).start()
+        except OSError:  # EIO: the other side is closed
+            os.close(self._terminal)
+
+    def why(self) -> str:
+        """The last lines before the prompt."""
+        lines = self._seen.decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+        return "\n".join(f"  | {line.strip()}" for line in lines if line.strip())
 
 
 def _discard(terminal: int) -> None:
@@ -231,20 +269,24 @@ def _follow(path: Path, process: subprocess.Popen[bytes], target: BinaryIO) -> N
         time.sleep(_POLL_S)
 
 
-def _wait(process: subprocess.Popen[bytes], console: Path, limit_s: float) -> None:
+def _wait(
+    process: subprocess.Popen[bytes], console: Path, limit_s: float, debugger: _Debugger | None = None
+) -> None:
     """Until the machine has ended by itself, or is done and is ended here. Whatever happens, it is gone afterwards."""
     end = time.monotonic() + limit_s
     try:
         while process.poll() is None:
             if console.exists() and DONE in console.read_bytes():
                 end = min(end, time.monotonic() + _DONE_GRACE_S)
-            if time.monotonic() > end:
+            if time.monotonic() > end or (debugger is not None and debugger.stopped):
                 break
             time.sleep(_POLL_S)
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
+    if debugger is not None and debugger.stopped:
+        raise EmulateError(f"Bochs stopped the machine for good; its debugger says\n{debugger.why()}", BROKE)
     if process.returncode == -9 and not (console.exists() and DONE in console.read_bytes()):
         raise EmulateError(f"the emulated host was not done after {limit_s:.0f} s (--timeout)\n{_tail(console)}")
 
