@@ -148,7 +148,7 @@ NESTBENCH_CONDITION(nested_vmx, VmxGuestStateCheck, RefusesAnUnknownActivity,
 }
 NESTBENCH_CONDITION(nested_vmx, VmxGuestStateCheck, RefusesHaltBehindStiOrMovSs,
                     "Intel SDM volume 3, Checks on Guest Non-Register State: active state while blocked by STI") {
-  SetField(kGuestRflags, 2 | 1U << 9);
+  SetField(kGuestRflags, abi::x86::kRflagsReserved1 | abi::x86::kRflagsInterrupts);
   SetField(kGuestInterruptibility, 1);
   ExpectRefused(kGuestActivity, 1);
 }
@@ -158,7 +158,7 @@ NESTBENCH_CONDITION(nested_vmx, VmxGuestStateCheck, RefusesReservedInterruptibil
 }
 NESTBENCH_CONDITION(nested_vmx, VmxGuestStateCheck, RefusesBlockingByStiAndByMovSs,
                     "Intel SDM volume 3, Checks on Guest Non-Register State: blocking by STI and by MOV SS") {
-  SetField(kGuestRflags, 2 | 1U << 9);
+  SetField(kGuestRflags, abi::x86::kRflagsReserved1 | abi::x86::kRflagsInterrupts);
   ExpectRefused(kGuestInterruptibility, 3);
 }
 NESTBENCH_CONDITION(nested_vmx, VmxGuestStateCheck, RefusesBlockingByStiWithoutInterrupts,

@@ -59,7 +59,7 @@ NESTBENCH_CONDITION(nested_vmx, VmxEvents, APageFaultIsDeliveredWithTheCr2ThatL1
   EXPECT_EQ(exception->cr2, 0x1234'5000U);
 }
 NESTBENCH_CONDITION(nested_vmx, VmxEvents, AnInterruptIsDelivered, "Intel SDM volume 3, Event Injection") {
-  SetField(kGuestRflags, abi::x86::kRflagsReserved1 | 1U << 9);
+  SetField(kGuestRflags, abi::x86::kRflagsReserved1 | abi::x86::kRflagsInterrupts);
   ExpectDelivered(kInterruptVector | kEventInterrupt, kInterruptVector, 0, kL2Code);
 }
 NESTBENCH_CONDITION(nested_vmx, VmxEvents, AnNmiIsDelivered, "Intel SDM volume 3, Event Injection: NMI") {
@@ -106,7 +106,7 @@ NESTBENCH_CONDITION(nested_vmx, VmxEvents, AnExitWithoutAnEventTellsNone,
 NESTBENCH_CONDITION(nested_vmx, VmxEvents, AnEventWakesAHaltedGuest,
                     "Intel SDM volume 3, Activity State: an injected event makes it active") {
   SetField(kGuestActivity, 1);
-  SetField(kGuestRflags, abi::x86::kRflagsReserved1 | 1U << 9);
+  SetField(kGuestRflags, abi::x86::kRflagsReserved1 | abi::x86::kRflagsInterrupts);
   ExpectDelivered(kInterruptVector | kEventInterrupt, kInterruptVector, 0, kL2Code);
 }
 NESTBENCH_CONDITION(nested_vmx, VmxEvents, AnNmiBlocksNmisUntilIret,

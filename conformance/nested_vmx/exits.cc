@@ -284,6 +284,7 @@ NESTBENCH_CONDITION(nested_vmx, VmxExits, OfATripleFault,
 }
 NESTBENCH_CONDITION(nested_vmx, VmxExits, OfAnNmi, "Intel SDM volume 3, Pin-Based VM-Execution Controls: NMI exiting") {
   if (LacksControls(kPinControls, kPinNmi, "NMI exiting")) return;
+  AddBits(kGuestRflags, abi::x86::kRflagsInterrupts);
   LoadL2({0xE6, 0x50, 0xEB, 0xFE});  // out 0x50, al; jmp to itself
   if (!EnterVmx()) return;
   Start({Op::kVmlaunch});
@@ -324,6 +325,7 @@ NESTBENCH_CONDITION(nested_vmx, VmxExits, OfAPreemptionTimerThatIsZero,
 NESTBENCH_CONDITION(nested_vmx, VmxExits, OfAPreemptionTimerThatRunsDown, "Intel SDM volume 3, VMX-Preemption Timer") {
   if (LacksControls(kPinControls, kPinPreemptionTimer, "the preemption timer")) return;
   SetField(kGuestPreemptionTimer, 10'000);
+  AddBits(kGuestRflags, abi::x86::kRflagsInterrupts);     // else Bochs 2.7 takes no timer of its host
   ExpectExitAt(kReasonPreemptionTimer, 0, {0xEB, 0xFE});  // jmp to itself
 }
 NESTBENCH_CONDITION(nested_vmx, VmxExits, AddTheTscOffset, "Intel SDM volume 3, Time-Stamp Counter Offset") {

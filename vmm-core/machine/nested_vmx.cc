@@ -29,6 +29,8 @@ Result<void> PrepareVmx(const KvmDevice& device, bool nested_paging, const Guest
   values->push_back({kPortBitmapB, abi::kHypervisorPortBitmaps + abi::kPageBytes});
   values->push_back({kGuestRip, level2.entry.value()});
   values->push_back({kGuestRsp, kUserStackPointer});
+  // As user code runs everywhere. Bochs 2.7 takes no interrupt, not the host's either, in a guest whose flag is clear.
+  values->push_back({kGuestRflags, abi::x86::kRflagsReserved1 | abi::x86::kRflagsInterrupts});
   if (nested_paging) {
     auto root = WriteNestedTables(memory, level2, PageTableFormat::kExtended);
     if (!root) return Fail(std::move(root.error()));

@@ -66,8 +66,9 @@ inline constexpr std::uint32_t kIoApicWindow = 0xFEC0'0010;
 // Interrupt controllers of the PC. Intel 8259A, section "Operation Command Words": OCW1, the mask.
 inline constexpr std::uint8_t kPicMaskPort = 0x21;
 
-// RFLAGS bit 1 reads as one. AMD APM, section "RFLAGS Register".
+// RFLAGS: bit 1 reads as one. AMD APM, section "RFLAGS Register".
 inline constexpr std::uint64_t kRflagsReserved1 = 1ULL << 1;
+inline constexpr std::uint64_t kRflagsInterrupts = 1ULL << 9;
 
 // Page-table entries. AMD APM, section "Page-Translation-Table Entry Fields".
 inline constexpr std::uint64_t kPtePresent = 1ULL << 0;
