@@ -121,15 +121,21 @@ vmm::Exit VcpuTest::Run(std::chrono::milliseconds limit) {
   return std::move(*exit);
 }
 
+bool LacksInstruction(const vmm::Exit& exit) {
+  const auto* error = std::get_if<vmm::InternalErrorExit>(&exit);
+  return error != nullptr && error->suberror == KVM_INTERNAL_ERROR_EMULATION;
+}
+
+void SkipFor(const std::string& exit) {
+  GTEST_SKIP() << "this KVM emulates the guest's privileged code and lacks an instruction: " << exit.substr(0, 200);
+}
+
 void VcpuTest::Complain(const vmm::Exit& exit) {
-  if (std::holds_alternative<vmm::InternalErrorExit>(exit)) {
-    const auto& error = std::get<vmm::InternalErrorExit>(exit);
-    if (error.suberror == KVM_INTERNAL_ERROR_EMULATION) {
-      GTEST_SKIP() << "this KVM emulates the guest's privileged code and lacks an instruction: "
-                   << vmm::ToString(exit).substr(0, 200);
-    }
+  if (LacksInstruction(exit)) {
+    SkipFor(vmm::ToString(exit));
+  } else {
+    ADD_FAILURE() << "the guest left with " << vmm::ToString(exit);
   }
-  ADD_FAILURE() << "the guest left with " << vmm::ToString(exit);
 }
 
 }  // namespace nestbench::conformance

@@ -32,6 +32,11 @@ std::string ErrorName(int error);
 // EXPECT that an ioctl fails with one of the errors that the document names.
 ::testing::AssertionResult FailsWith(int error, std::initializer_list<int> allowed);
 
+// Whether KVM left because it emulates the guest and has no such instruction.
+bool LacksInstruction(const vmm::Exit& exit);
+// GTEST_SKIP with the exit that named it.
+void SkipFor(const std::string& exit);
+
 class KvmTest : public ::testing::Test {
  protected:
   void SetUp() override;

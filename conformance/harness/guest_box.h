@@ -35,11 +35,12 @@ struct BoxOptions {
   bool log_dirty_pages = false;
 };
 
-// What a stub saw; error code and address only in the 64-bit modes.
+// What the processor pushed before a stub.
 struct BoxException {
   unsigned vector = 0;
-  std::uint64_t error_code = 0;
+  std::uint64_t error_code = 0;  // 0 in real mode
   std::uint64_t rip = 0;
+  std::uint64_t cs = 0;
 };
 
 class Box {
@@ -145,6 +146,7 @@ class Box {
   struct Said {
     std::optional<std::uint16_t> port;
     std::uint32_t value = 0;
+    bool lacks_instruction = false;  // this KVM emulates the guest and cannot emulate what is in the text
     std::string text;
   };
   Said RunToPort(std::chrono::milliseconds limit = std::chrono::seconds(2), unsigned exits = 1000) {
@@ -162,20 +164,28 @@ class Box {
       } else if (const auto* mmio = std::get_if<vmm::MmioExit>(&*exit)) {
         if (!mmio->is_write) std::ranges::fill(mmio->data, std::byte{0xFF});
       } else {
-        return {.port = {}, .text = vmm::ToString(*exit).substr(0, 300)};
+        return {.port = {}, .lacks_instruction = LacksInstruction(*exit), .text = vmm::ToString(*exit).substr(0, 300)};
       }
     }
     return {.port = {}, .text = "exits without end"};
   }
 
-  // After a write to kPanicPort in a 64-bit mode.
+  // After a write to kPanicPort.
   [[nodiscard]] BoxException Exception(unsigned vector) {
     const auto regs = vcpu_->GetRegs();
+    const auto sregs = vcpu_->GetSregs();
     BoxException seen{.vector = vector};
-    if (!regs || regs->rsp + 16 > kBytes) return seen;
-    const bool has_code = abi::x86::HasErrorCode(vector);
-    if (has_code) seen.error_code = Get<std::uint64_t>(regs->rsp);
-    seen.rip = Get<std::uint64_t>(regs->rsp + (has_code ? 8 : 0));
+    if (!regs || !sregs) return seen;
+    const std::size_t width = is_long() ? 8 : mode_ == BoxMode::kReal16 ? 2 : 4;
+    std::uint64_t at = is_long() ? regs->rsp : sregs->ss.base + regs->rsp % (1ULL << (8 * width));
+    const auto pop = [&](std::uint64_t& value) {
+      if (at + width <= kBytes) std::memcpy(&value, memory().data() + at, width);
+      at += width;
+    };
+    if (mode_ != BoxMode::kReal16 && abi::x86::HasErrorCode(vector)) pop(seen.error_code);
+    pop(seen.rip);
+    pop(seen.cs);
+    seen.cs &= 0xFFFF;
     return seen;
   }
 
@@ -288,44 +298,6 @@ class Box {
   std::span<std::byte> all_;
   BoxMode mode_;
   std::uint8_t canary_;
-};
-
-// Makes boxes; what fails is the test's failure.
-class BoxTest : public KvmTest {
- protected:
-  std::optional<Box> MakeBox(BoxMode mode, const BoxOptions& options = {}) {
-    auto box = Box::Create(device(), mode, options);
-    if (box) return std::move(*box);
-    ADD_FAILURE() << box.error().ToString();
-    return std::nullopt;
-  }
-
-  // EXPECT that a healthy guest still runs.
-  void ExpectAHealthyGuestRuns() {
-    auto box = MakeBox(BoxMode::kReal16);
-    if (!box) return;
-    constexpr std::uint8_t kHello[] = {0xB0, 0x5A, 0xE6, 0x10, 0xF4};  // mov al, 0x5A; out 0x10, al; hlt
-    box->Load(std::as_bytes(std::span(kHello)));
-    const Box::Said said = box->RunToPort();
-    EXPECT_TRUE(said.port == 0x10 && said.value == 0x5A) << "a fresh guest ends with " << said.text;
-  }
-};
-
-// Boxes with code whose RBX says where it is to look, and whose RAX holds what no memory here does.
-class PointedBoxTest : public BoxTest {
- protected:
-  std::optional<Box> With(std::span<const std::byte> code, std::uint64_t rbx, BoxMode mode = BoxMode::kSupervisor64,
-                          const BoxOptions& options = {}) {
-    auto box = MakeBox(mode, options);
-    if (!box) return box;
-    box->Load(code);
-    auto regs = box->vcpu().GetRegs();
-    EXPECT_TRUE(regs);
-    regs->rbx = rbx;
-    regs->rax = 0x7777'7777'7777'7777;
-    EXPECT_TRUE(box->vcpu().SetRegs(*regs));
-    return box;
-  }
 };
 
 }  // namespace nestbench::conformance

@@ -1,4 +1,4 @@
-// Code of guests, written as assembly.
+// Guest code in the assembler's own words, for the conditions that are more than a few bytes.
 #pragma once
 
 #include <cstddef>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <variant>
+#include <vector>
 
 #include "nestbench/abi/task_state.h"
 #include "nestbench/vmm/kvm/segments.h"
@@ -76,7 +77,13 @@ void LongModeTest::SetUp() {
 }
 
 void LongModeTest::Enter(unsigned privilege, std::initializer_list<int> code) {
-  std::ranges::transform(code, memory_.begin() + kCode, [](int byte) { return static_cast<std::byte>(byte); });
+  std::vector<std::byte> bytes(code.size());
+  std::ranges::transform(code, bytes.begin(), [](int byte) { return static_cast<std::byte>(byte); });
+  Enter(privilege, bytes);
+}
+
+void LongModeTest::Enter(unsigned privilege, std::span<const std::byte> code) {
+  std::ranges::copy(code, memory_.begin() + kCode);
   if (privilege == 3) Pte(kCode) |= kPteUser;
   auto sregs = vcpu().GetSregs();
   ASSERT_TRUE(sregs);

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "guest.h"
+#include "guest_code.h"
 #include "nestbench/abi/x86.h"
 
 namespace nestbench::conformance {
@@ -38,6 +39,8 @@ class LongModeTest : public VcpuTest {
   void SetUp() override;
   void User(std::initializer_list<int> code) { Enter(3, code); }
   void Kernel(std::initializer_list<int> code) { Enter(0, code); }
+  void User(std::span<const std::byte> code) { Enter(3, code); }
+  void Kernel(std::span<const std::byte> code) { Enter(0, code); }
   void SetCr4(std::uint64_t bits);
 
   // The next exit is the report of an exception, or the code's end; else the test fails or is skipped.
@@ -52,6 +55,7 @@ class LongModeTest : public VcpuTest {
 
  private:
   void Enter(unsigned privilege, std::initializer_list<int> code);
+  void Enter(unsigned privilege, std::span<const std::byte> code);
   std::span<std::byte> memory_;
 };
 

@@ -11,7 +11,7 @@
 #include <variant>
 #include <vector>
 
-#include "../harness/guest_box.h"
+#include "../harness/box_test.h"
 
 // Reads where RBX points, tells it, and again.
 NESTBENCH_GUEST_CODE(TellAtRbx, "1: mov (%rbx), %eax\n out %eax, $0x10\n jmp 1b")

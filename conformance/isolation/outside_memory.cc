@@ -9,7 +9,7 @@
 #include <variant>
 #include <vector>
 
-#include "../harness/guest_box.h"
+#include "../harness/box_test.h"
 
 // ds:0 lies outside.
 NESTBENCH_GUEST_CODE(StringOut,

@@ -10,7 +10,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "../harness/guest_box.h"
+#include "../harness/box_test.h"
 
 namespace nestbench::conformance {
 namespace {

@@ -15,7 +15,7 @@
 #include <variant>
 #include <vector>
 
-#include "../harness/guest_box.h"
+#include "../harness/box_test.h"
 
 // Stores XMM0-15 at 0xD000 and tells it, then fills them from 0xC000, over and over.
 NESTBENCH_GUEST_CODE(SwapSse,

@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "../harness/guest_box.h"
+#include "../harness/box_test.h"
 
 namespace nestbench::conformance {
 namespace {
