@@ -68,6 +68,7 @@ class ProtectedMode : public CodeTest {
     auto sregs = box->vcpu().GetSregs();
     EXPECT_TRUE(sregs);
     sregs->gdt.limit = 0x3F;
+    sregs->tr.type = TaskStateType();  // QEMU's emulator aborts for another one
     EXPECT_TRUE(box->vcpu().SetSregs(*sregs));
     auto regs = box->vcpu().GetRegs();
     EXPECT_TRUE(regs);

@@ -82,7 +82,8 @@ class Strings : public CodeTest {
 
 constexpr BoxMode kModes[] = {BoxMode::kSupervisor64, BoxMode::kUser64};
 
-NESTBENCH_CONDITION(cpu, Strings, ACopyIntoADeviceBeginsInMemory, "Intel SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ-Repeat String Operation Prefix") {
+NESTBENCH_CONDITION(cpu, Strings, ACopyIntoADeviceBeginsInMemory,
+                    "Intel SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ-Repeat String Operation Prefix") {
   for (const BoxMode mode : kModes) {
     auto box = With(CopyBytes(), mode, Box::kData, kEnd - 16, 32);
     if (!box) return;
@@ -98,7 +99,8 @@ NESTBENCH_CONDITION(cpu, Strings, ACopyIntoADeviceBeginsInMemory, "Intel SDM vol
   }
 }
 
-NESTBENCH_CONDITION(cpu, Strings, ACopyOutOfADeviceEndsInMemory, "Intel SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ-Repeat String Operation Prefix") {
+NESTBENCH_CONDITION(cpu, Strings, ACopyOutOfADeviceEndsInMemory,
+                    "Intel SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ-Repeat String Operation Prefix") {
   for (const BoxMode mode : kModes) {
     auto box = With(CopyBytesDown(), mode, kEnd + 15, Box::kData + 31, 32);
     if (!box) return;
@@ -111,7 +113,8 @@ NESTBENCH_CONDITION(cpu, Strings, ACopyOutOfADeviceEndsInMemory, "Intel SDM volu
   }
 }
 
-NESTBENCH_CONDITION(cpu, Strings, AStoreIntoADeviceReachesEveryElement, "Intel SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ-Repeat String Operation Prefix") {
+NESTBENCH_CONDITION(cpu, Strings, AStoreIntoADeviceReachesEveryElement,
+                    "Intel SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ-Repeat String Operation Prefix") {
   for (const BoxMode mode : kModes) {
     auto box = With(StoreDwords(), mode, 0, kEnd - 8, 10, 0x1234'5678);
     if (!box) return;
@@ -127,7 +130,8 @@ NESTBENCH_CONDITION(cpu, Strings, AStoreIntoADeviceReachesEveryElement, "Intel S
   }
 }
 
-NESTBENCH_CONDITION(cpu, Strings, NoRepetitionTouchesNothing, "Intel SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ-Repeat String Operation Prefix") {
+NESTBENCH_CONDITION(cpu, Strings, NoRepetitionTouchesNothing,
+                    "Intel SDM volume 2, REP/REPE/REPZ/REPNE/REPNZ-Repeat String Operation Prefix") {
   for (const BoxMode mode : kModes) {
     auto box = With(CopyBytes(), mode, kEnd, kEnd + 0x10'0000, 0);
     if (!box || !Says(*box)) return;

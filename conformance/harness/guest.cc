@@ -46,6 +46,18 @@ bool KvmTest::Lacks(int capability, const char* name) const {
   return true;
 }
 
+bool KvmTest::Has(const CpuidBit& feature) const {
+  const auto policy = device_->SupportedCpuid();
+  const kvm_cpuid_entry2* leaf = policy ? policy->Find(feature.leaf) : nullptr;
+  return leaf != nullptr && (leaf->*feature.word >> feature.bit & 1U) != 0;
+}
+
+bool KvmTest::Lacks(const CpuidBit& feature) const {
+  if (Has(feature)) return false;
+  [&feature] { GTEST_SKIP() << feature.name << " [bit " << feature.bit << "] is 0 for guests"; }();
+  return true;
+}
+
 void VmTest::SetUp() {
   KvmTest::SetUp();
   if (IsSkipped()) return;

@@ -37,12 +37,23 @@ bool LacksInstruction(const vmm::Exit& exit);
 // GTEST_SKIP with the exit that named it.
 void SkipFor(const std::string& exit);
 
+// A feature flag: {"CPUID 7:ECX.UMIP", 7, &kvm_cpuid_entry2::ecx, 2}.
+struct CpuidBit {
+  const char* name;
+  std::uint32_t leaf;
+  __u32 kvm_cpuid_entry2::*word;
+  unsigned bit;
+};
+
 class KvmTest : public ::testing::Test {
  protected:
   void SetUp() override;
   [[nodiscard]] const vmm::KvmDevice& device() const { return *device_; }
   // Skips the calling test when the capability is 0: call it as `if (Lacks(...)) return;`.
   [[nodiscard]] bool Lacks(int capability, const char* name) const;
+  // Likewise a feature that KVM_GET_SUPPORTED_CPUID does not have; of leaves with sub-leaves, in the first.
+  [[nodiscard]] bool Has(const CpuidBit& feature) const;
+  [[nodiscard]] bool Lacks(const CpuidBit& feature) const;
 
  private:
   std::optional<vmm::KvmDevice> device_;

@@ -129,6 +129,26 @@ class Box {
     return value;
   }
 
+  // Another vCPU in the state that the first one is in. Called from the thread that will run it, while the first is not
+  // running; without an in-kernel chip every vCPU is runnable.
+  vmm::Result<vmm::Vcpu> MakeSibling(std::uint32_t id) {
+    auto sibling = vmm::Vcpu::Create(vm_, abi::VcpuId(id));
+    if (!sibling) return sibling;
+    auto policy = vcpu_->GetCpuid();
+    auto sregs = vcpu_->GetSregs();
+    const auto regs = vcpu_->GetRegs();
+    const auto fresh = sibling->GetSregs();
+    if (!policy || !sregs || !regs || !fresh) return vmm::Fail(vmm::Error::System("the state of the first vCPU", EIO));
+    sregs->apic_base = fresh->apic_base;
+    if (auto set = sibling->SetCpuid(*policy); !set) return vmm::Fail(std::move(set.error()));
+    if (auto set = sibling->SetSregs(*sregs); !set) return vmm::Fail(std::move(set.error()));
+    if (const auto xcrs = vcpu_->GetXcrs(); xcrs && (sregs->cr4 & abi::x86::kCr4Osxsave) != 0) {
+      if (auto set = sibling->SetXcr0(xcrs->xcrs[0].value); !set) return vmm::Fail(std::move(set.error()));
+    }
+    if (auto set = sibling->SetRegs(*regs); !set) return vmm::Fail(std::move(set.error()));
+    return sibling;
+  }
+
   // Points a small page of the 64-bit modes' first 2 MiB elsewhere.
   void MapPage(std::uint64_t virtual_address, std::uint64_t guest_physical, std::uint64_t flags) {
     Put(kTables + 0x3000 + virtual_address / 4096 % 512 * 8, guest_physical | flags);

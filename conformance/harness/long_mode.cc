@@ -112,6 +112,20 @@ void LongModeTest::Enter(unsigned privilege, std::span<const std::byte> code) {
   ASSERT_TRUE(vcpu().SetRegs(regs));
 }
 
+void LongModeTest::SetCr0(std::uint64_t bits) {
+  auto sregs = vcpu().GetSregs();
+  ASSERT_TRUE(sregs);
+  sregs->cr0 |= bits;
+  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+}
+
+void LongModeTest::SetRegister(__u64 kvm_regs::*which, std::uint64_t value) {
+  auto regs = vcpu().GetRegs();
+  ASSERT_TRUE(regs);
+  (*regs).*which = value;
+  ASSERT_TRUE(vcpu().SetRegs(*regs));
+}
+
 void LongModeTest::SetCr4(std::uint64_t bits) {
   auto sregs = vcpu().GetSregs();
   ASSERT_TRUE(sregs);

@@ -41,7 +41,9 @@ class LongModeTest : public VcpuTest {
   void Kernel(std::initializer_list<int> code) { Enter(0, code); }
   void User(std::span<const std::byte> code) { Enter(3, code); }
   void Kernel(std::span<const std::byte> code) { Enter(0, code); }
+  void SetCr0(std::uint64_t bits);  // sets these; the others stay
   void SetCr4(std::uint64_t bits);
+  void SetRegister(__u64 kvm_regs::*which, std::uint64_t value);
 
   // The next exit is the report of an exception, or the code's end; else the test fails or is skipped.
   std::optional<Exception> NextException();

@@ -277,18 +277,8 @@ NESTBENCH_CONDITION(isolation, VcpuState, ABreakpointOfOneVcpuDoesNotStopItsSibl
   if (Lacks(KVM_CAP_SET_GUEST_DEBUG, "KVM_CAP_SET_GUEST_DEBUG")) return;
   auto box = With(NopsAndOut());
   if (!box) return;
-  auto sibling = vmm::Vcpu::Create(box->vm(), abi::VcpuId(1));
-  ASSERT_TRUE(sibling);
-  const auto policy = box->vcpu().GetCpuid();
-  ASSERT_TRUE(policy);
-  ASSERT_TRUE(sibling->SetCpuid(*policy));
-  auto sregs = box->vcpu().GetSregs();
-  ASSERT_TRUE(sregs);
-  sregs->apic_base = sibling->GetSregs()->apic_base;
-  sregs->cr4 &= ~kCr4Osxsave;
-  ASSERT_TRUE(sibling->SetSregs(*sregs));
-  ASSERT_TRUE(sibling->SetRegs(*box->vcpu().GetRegs()));
-  // Without an in-kernel chip every vCPU is runnable.
+  auto sibling = box->MakeSibling(1);
+  ASSERT_TRUE(sibling) << sibling.error().ToString();
   kvm_guest_debug debug = {};
   debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
   ASSERT_TRUE(box->vcpu().SetGuestDebug(debug));
