@@ -20,7 +20,6 @@ constexpr std::uint64_t kStubs = 0x6000;
 constexpr std::uint64_t kStubBytes = 16;
 constexpr std::uint64_t kRsp0 = 0x9000;
 constexpr std::uint64_t kIst1 = 0xA000;
-constexpr std::uint64_t kPml4 = 0x10000;
 constexpr std::uint64_t kPdpt = 0x11000;
 
 }  // namespace

@@ -28,6 +28,7 @@ struct Exception {
 class LongModeTest : public VcpuTest {
  protected:
   static constexpr std::uint64_t kMemoryBytes = 8ULL << 20;
+  static constexpr std::uint64_t kPml4 = 0x10000;
   static constexpr std::uint64_t kPd = 0x12000;
   static constexpr std::uint64_t kPt = 0x13000;
   static constexpr std::uint64_t kCode = 0x20000;
