@@ -101,9 +101,7 @@ NESTBENCH_CONDITION(cpu, CpuExceptions, PagingWithoutProtectionIsGp, "AMD APM vo
 NESTBENCH_CONDITION(cpu, CpuExceptions, X87WithTaskSwitchedIsNm,
                     "AMD APM volume 2, #NM-Device-Not-Available Exception") {
   User({0xD9, 0xE8, 0xE6, 0x10});  // fld1; out 0x10, al
-  auto sregs = vcpu().GetSregs();
-  sregs->cr0 |= 8;
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([](kvm_sregs& sregs) { sregs.cr0 |= 8; });
   Expect(7, 0, 0);
 }
 NESTBENCH_CONDITION(cpu, CpuExceptions, AnUnmaskedX87ErrorIsMfAtTheNextWait,
@@ -120,9 +118,7 @@ NESTBENCH_CONDITION(cpu, CpuExceptions, AnUnmaskedSseErrorIsXm, "AMD APM volume 
 NESTBENCH_CONDITION(cpu, CpuExceptions, AMisalignedAccessIsAcWhenAsked,
                     "AMD APM volume 2, #AC-Alignment-Check Exception") {
   User({0x8B, 0x47, 0x01});  // mov eax, [rdi + 1]
-  auto sregs = vcpu().GetSregs();
-  sregs->cr0 |= 1ULL << 18;
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([](kvm_sregs& sregs) { sregs.cr0 |= 1ULL << 18; });
   auto regs = vcpu().GetRegs();
   regs->rflags |= 1ULL << 18;
   ASSERT_TRUE(vcpu().SetRegs(*regs));

@@ -259,9 +259,7 @@ NESTBENCH_CONDITION(cpu, Fpu, SseIsNmAfterATaskSwitch, "Intel SDM volume 3, Cont
 }
 NESTBENCH_CONDITION(cpu, Fpu, SseIsUdWithoutOsfxsr, "Intel SDM volume 3, Control Registers: CR4.OSFXSR") {
   User(UseSse());
-  auto sregs = vcpu().GetSregs();
-  sregs->cr4 &= ~kCr4Osfxsr;
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([](kvm_sregs& sregs) { sregs.cr4 &= ~kCr4Osfxsr; });
   ExpectException(kVectorInvalidOpcode);
 }
 

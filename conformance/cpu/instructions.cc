@@ -95,9 +95,7 @@ NESTBENCH_CONDITION(cpu, Instructions, SyscallWithoutItsEnableIsUd,
                     "Intel SDM volume 2, SYSCALL: #UD if IA32_EFER.SCE = 0") {
   User(CallTheKernel());
   PrepareSyscall();
-  auto sregs = vcpu().GetSregs();
-  sregs->efer &= ~kEferSyscall;
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([](kvm_sregs& sregs) { sregs.efer &= ~kEferSyscall; });
   Expect(kVectorInvalidOpcode, 0, 0);
 }
 
@@ -142,10 +140,10 @@ NESTBENCH_CONDITION(cpu, Instructions, RdfsbaseReadsTheBaseWhenAllowed,
                     "Intel SDM volume 2, RDFSBASE/RDGSBASE: CR4.FSGSBASE") {
   if (Lacks(CpuidBit{"CPUID 7:EBX.FSGSBASE", 7, &kvm_cpuid_entry2::ebx, 0})) return;
   User(Rdfsbase());
-  auto sregs = vcpu().GetSregs();
-  sregs->fs.base = 0x7654'3210'0000;
-  sregs->cr4 |= kCr4FsGsBase;
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([](kvm_sregs& sregs) {
+    sregs.fs.base = 0x7654'3210'0000;
+    sregs.cr4 |= kCr4FsGsBase;
+  });
   if (!Done()) return;
   EXPECT_EQ(Rax(), 0x7654'3210'0000U);
 }

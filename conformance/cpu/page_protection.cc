@@ -18,12 +18,14 @@ NESTBENCH_GUEST_CODE(SwitchesAndFlushes,
                      "mov %cr4, %rax\n bts $17, %rax\n mov %rax, %cr4\n mov %cr3, %r8\n lea 1(%r8), %rax\n"
                      "mov %rax, %cr3\n mov (%rdi), %ecx\n lea 2(%r8), %rax\n mov %rax, %cr3\n mov (%rdi), %ecx\n"
                      "mov %rbx, (%rsi)\n lea 1(%r8), %rax\n mov %rax, %cr3\n mov (%rdi), %edx\n out %al, $0x10")
-NESTBENCH_GUEST_CODE(KeepsAndInvalidates,
-                     "mov %cr4, %rax\n bts $17, %rax\n mov %rax, %cr4\n mov %cr3, %r8\n lea 1(%r8), %rax\n bts $63, %rax\n"
-                     "mov %rax, %cr3\n mov (%rdi), %ecx\n mov %rbx, (%rsi)\n mov %cr3, %r9\n mov $2, %eax\n"
-                     "invpcid 0x100(%rdi), %rax\n mov (%rdi), %edx\n out %al, $0x10")
-NESTBENCH_GUEST_CODE(ReadWithPkru, "xor %ecx, %ecx\n xor %edx, %edx\n mov %ebx, %eax\n wrpkru\n mov (%rdi), %rax\n"
-                                   "mov %rax, (%rdi)\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(
+    KeepsAndInvalidates,
+    "mov %cr4, %rax\n bts $17, %rax\n mov %rax, %cr4\n mov %cr3, %r8\n lea 1(%r8), %rax\n bts $63, %rax\n"
+    "mov %rax, %cr3\n mov (%rdi), %ecx\n mov %rbx, (%rsi)\n mov %cr3, %r9\n mov $2, %eax\n"
+    "invpcid 0x100(%rdi), %rax\n mov (%rdi), %edx\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(ReadWithPkru,
+                     "xor %ecx, %ecx\n xor %edx, %edx\n mov %ebx, %eax\n wrpkru\n mov (%rdi), %rax\n"
+                     "mov %rax, (%rdi)\n out %al, $0x10")
 
 namespace nestbench::conformance {
 namespace {
@@ -111,9 +113,9 @@ NESTBENCH_CONDITION(cpu, PageProtection, PcidsAreEnabledWithAnIdentifierOfZeroOn
                     "Intel SDM volume 3, Process-Context Identifiers (PCIDs): #GP if CR3[11:0] is not 000H") {
   if (Lacks(kPcid)) return;
   Kernel(SetsPcide());
-  auto sregs = vcpu().GetSregs();
-  sregs->cr3 |= 0x18;  // PCD and PWT
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([](kvm_sregs& sregs) {
+    sregs.cr3 |= 0x18;  // PCD and PWT
+  });
   Expect(kVectorGeneralProtection, 0, 8);
 }
 NESTBENCH_CONDITION(cpu, PageProtection, ALoadOfCr3ForgetsWhatItsIdentifierHad,

@@ -49,7 +49,8 @@ class PageTables : public LongModeTest {
   }
 
   // The same fault whichever level takes the right away.
-  void ExpectAtEveryLevel(std::span<const std::byte> code, std::uint64_t set, std::uint64_t clear, std::uint64_t error) {
+  void ExpectAtEveryLevel(std::span<const std::byte> code, std::uint64_t set, std::uint64_t clear,
+                          std::uint64_t error) {
     for (const unsigned level : {4U, 3U, 2U, 1U}) {
       SCOPED_TRACE("level " + std::to_string(level));
       Prepare(true, code);
@@ -63,17 +64,20 @@ class PageTables : public LongModeTest {
 
 // Rights.
 
-NESTBENCH_CONDITION(cpu, PageTables, AnAbsentEntryOfAnyLevelIsAbsent, "Intel SDM volume 3, Page-Fault Exceptions: P flag") {
+NESTBENCH_CONDITION(cpu, PageTables, AnAbsentEntryOfAnyLevelIsAbsent,
+                    "Intel SDM volume 3, Page-Fault Exceptions: P flag") {
   ExpectAtEveryLevel(ReadAtRdi(), 0, kPtePresent, 4);
 }
-NESTBENCH_CONDITION(cpu, PageTables, AReadOnlyEntryOfAnyLevelIsReadOnly, "Intel SDM volume 3, Access Rights: R/W flag") {
+NESTBENCH_CONDITION(cpu, PageTables, AReadOnlyEntryOfAnyLevelIsReadOnly,
+                    "Intel SDM volume 3, Access Rights: R/W flag") {
   ExpectAtEveryLevel(WriteAtRdi(), 0, kPteWritable, 7);
 }
 NESTBENCH_CONDITION(cpu, PageTables, ASupervisorEntryOfAnyLevelIsForTheSupervisor,
                     "Intel SDM volume 3, Access Rights: U/S flag") {
   ExpectAtEveryLevel(ReadAtRdi(), 0, kPteUser, 5);
 }
-NESTBENCH_CONDITION(cpu, PageTables, ANoExecuteEntryOfAnyLevelIsNotExecuted, "Intel SDM volume 3, Access Rights: XD flag") {
+NESTBENCH_CONDITION(cpu, PageTables, ANoExecuteEntryOfAnyLevelIsNotExecuted,
+                    "Intel SDM volume 3, Access Rights: XD flag") {
   ExpectAtEveryLevel(JumpToRdi(), kPteNoExecute, 0, 0x15);
 }
 
@@ -87,9 +91,7 @@ NESTBENCH_CONDITION(cpu, PageTables, WithoutNoExecuteItsBitIsReserved,
                     "Intel SDM volume 3, Page-Fault Exceptions: XD is reserved if IA32_EFER.NXE = 0") {
   Prepare(true, ReadAtRdi());
   for (std::uint64_t page = 0; page < kPageTableEntries; ++page) Pte(page << 12) &= ~kPteNoExecute;
-  auto sregs = vcpu().GetSregs();
-  sregs->efer &= ~kEferNoExecute;
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([](kvm_sregs& sregs) { sregs.efer &= ~kEferNoExecute; });
   Entry() |= kPteNoExecute;
   ExpectPageFault(0xD, kOther);
 }
@@ -115,7 +117,8 @@ NESTBENCH_CONDITION(cpu, PageTables, AReadSetsAccessedOnEveryLevel, "Intel SDM v
     ExpectAccessed(false);
   }
 }
-NESTBENCH_CONDITION(cpu, PageTables, AWriteSetsDirtyOnTheLastLevelOnly, "Intel SDM volume 3, Accessed and Dirty Flags") {
+NESTBENCH_CONDITION(cpu, PageTables, AWriteSetsDirtyOnTheLastLevelOnly,
+                    "Intel SDM volume 3, Accessed and Dirty Flags") {
   for (const bool at_user : {true, false}) {
     Prepare(at_user, WriteAtRdi());
     if (!Done()) return;
@@ -164,7 +167,8 @@ NESTBENCH_CONDITION(cpu, PageTables, AnAccessAcrossTwoPagesFaultsAtTheAbsentOne,
 
 // Large pages.
 
-NESTBENCH_CONDITION(cpu, PageTables, ALargePageHasAccessedAndDirtyOfItsOwn, "Intel SDM volume 3, Accessed and Dirty Flags") {
+NESTBENCH_CONDITION(cpu, PageTables, ALargePageHasAccessedAndDirtyOfItsOwn,
+                    "Intel SDM volume 3, Accessed and Dirty Flags") {
   for (const bool at_user : {true, false}) {
     Prepare(at_user, WriteAtRdi());
     Pde() = 0x20'0000 | kAll | kPteLarge;

@@ -52,9 +52,7 @@ NESTBENCH_CONDITION(cpu, CpuPaging, WriteProtectHoldsForTheKernel, "AMD APM volu
 NESTBENCH_CONDITION(cpu, CpuPaging, WithoutWriteProtectTheKernelWrites, "AMD APM volume 2, Write Protect (WP) Bit") {
   Kernel({0xB0, 0x5A, 0x88, 0x07, 0xE6, 0x10});  // mov al, 0x5a; mov [rdi], al; out 0x10, al
   Pte(kData) &= ~kPteWritable;
-  auto sregs = vcpu().GetSregs();
-  sregs->cr0 &= ~kCr0WriteProtect;
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([](kvm_sregs& sregs) { sregs.cr0 &= ~kCr0WriteProtect; });
   if (!Done()) return;
   EXPECT_EQ(Word(kData), 0x5AU);
 }

@@ -5,30 +5,35 @@
 
 NESTBENCH_GUEST_CODE(LoadDs, ".code32\n mov %ebx, %ds\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(LoadSs, ".code32\n mov %ebx, %ss\n out %al, $0x10")
-NESTBENCH_GUEST_CODE(WriteByteTwice,
-                     ".code32\n mov $0x30, %eax\n mov %eax, %ds\n movb $0x5A, (%ebx)\n movb $0x5A, (%ecx)")
-NESTBENCH_GUEST_CODE(WriteDwordTwice,
-                     ".code32\n mov $0x30, %eax\n mov %eax, %ds\n movl $0x5A, (%ebx)\n movl $0x5A, (%ecx)")
-NESTBENCH_GUEST_CODE(ReadStackTwice,
-                     ".code32\n mov $0x30, %eax\n mov %eax, %ss\n mov %ss:(%ebx), %al\n mov %ss:(%ecx), %al")
-NESTBENCH_GUEST_CODE(ReadThenWrite, ".code32\n mov $0x30, %eax\n mov %eax, %ds\n mov (%ebx), %al\n mov %al, (%ebx)")
-NESTBENCH_GUEST_CODE(WriteCode, ".code32\n mov %cs:0xC000, %al\n mov %al, %cs:0xC000")
-NESTBENCH_GUEST_CODE(UseNullSelector, ".code32\n xor %eax, %eax\n mov %eax, %ds\n mov 0xC000, %al")
+NESTBENCH_GUEST_CODE(
+    WriteByteTwice,
+    ".code32\n mov $0x30, %eax\n mov %eax, %ds\n movb $0x5A, (%ebx)\n movb $0x5A, (%ecx)\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(
+    WriteDwordTwice,
+    ".code32\n mov $0x30, %eax\n mov %eax, %ds\n movl $0x5A, (%ebx)\n movl $0x5A, (%ecx)\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(
+    ReadStackTwice,
+    ".code32\n mov $0x30, %eax\n mov %eax, %ss\n mov %ss:(%ebx), %al\n mov %ss:(%ecx), %al\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(ReadThenWrite,
+                     ".code32\n mov $0x30, %eax\n mov %eax, %ds\n mov (%ebx), %al\n mov %al, (%ebx)\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(WriteCode, ".code32\n mov %cs:0xC000, %al\n mov %al, %cs:0xC000\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(UseNullSelector, ".code32\n xor %eax, %eax\n mov %eax, %ds\n mov 0xC000, %al\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(FarJump, ".code32\n ljmp $0x30, $0")
 NESTBENCH_GUEST_CODE(FarCall, ".code32\n lcall $0x30, $0")
 NESTBENCH_GUEST_CODE(SaysAt11, "out %al, $0x11\n hlt")
 NESTBENCH_GUEST_CODE(IntoCpl3, ".code32\n push $0x1B\n push $0xB000\n push $2\n push $0x33\n push $0xC000\n iret")
 NESTBENCH_GUEST_CODE(JustHlt, "hlt")
-NESTBENCH_GUEST_CODE(Int14, "int $0x14")
-NESTBENCH_GUEST_CODE(Int80, "int $0x80")
-NESTBENCH_GUEST_CODE(IretAsATask, ".code32\n pushf\n orl $0x4000, (%esp)\n popf\n iret")
+NESTBENCH_GUEST_CODE(Int14, "int $0x14\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(Int80, "int $0x80\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(IretAsATask, ".code32\n pushf\n orl $0x4000, (%esp)\n popf\n iret\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(TellStackAndReturn,
                      ".code32\n mov %esp, %ebp\n mov (%ebp), %esi\n mov 4(%ebp), %edi\n"
                      "mov 8(%ebp), %ecx\n mov 12(%ebp), %edx\n out %al, $0x12\n lret")
 NESTBENCH_GUEST_CODE(CallGateFromCpl3, ".code32\n lcall $0x3B, $0\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(InCompatibilityMode, "push $0x30\n push $0xC000\n lretq")
 NESTBENCH_GUEST_CODE(IncIsNoPrefix, ".code32\n mov $1, %eax\n .byte 0x40\n out %al, $0x10\n hlt")
-NESTBENCH_GUEST_CODE(CheckBound, ".code32\n mov $-1, %eax\n bound %eax, 0xC000\n mov $6, %eax\n bound %eax, 0xC000")
+NESTBENCH_GUEST_CODE(
+    CheckBound, ".code32\n mov $-1, %eax\n bound %eax, 0xC000\n mov $6, %eax\n bound %eax, 0xC000\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(OverflowIn32Bits, ".code32\n mov $0x7F, %al\n into\n add $1, %al\n into\n out %al, $0x10")
 
 namespace nestbench::conformance {

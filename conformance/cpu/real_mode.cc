@@ -5,16 +5,17 @@
 
 NESTBENCH_GUEST_CODE(StoreThroughDs, ".code16\n mov $0x0C05, %ax\n mov %ax, %ds\n movb $0x5A, 0x10\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(ReadAtTheEnd, ".code16\n mov 0xFFFF, %al\n mov 0xFFFF, %ax\n out %al, $0x10")
-NESTBENCH_GUEST_CODE(ReadAtTheStacksEnd, ".code16\n mov $0xFFFF, %bx\n mov %ss:(%bx), %al\n mov %ss:(%bx), %ax")
-NESTBENCH_GUEST_CODE(ReadFarBehindTheEnd, ".code16\n mov $0x10000, %ebx\n mov (%ebx), %al")
+NESTBENCH_GUEST_CODE(ReadAtTheStacksEnd,
+                     ".code16\n mov $0xFFFF, %bx\n mov %ss:(%bx), %al\n mov %ss:(%bx), %ax\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(ReadFarBehindTheEnd, ".code16\n mov $0x10000, %ebx\n mov (%ebx), %al\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(WrapInsideTheSegment,
                      ".code16\n mov $0x0C00, %ax\n mov %ax, %ds\n mov $0xFFFF, %bx\n mov 2(%bx), %al\n out %al, $0x10")
-NESTBENCH_GUEST_CODE(ReadAboveOneMebibyte, ".code16\n mov $0xFFFF, %ax\n mov %ax, %ds\n mov 0x10, %al")
+NESTBENCH_GUEST_CODE(ReadAboveOneMebibyte, ".code16\n mov $0xFFFF, %ax\n mov %ax, %ds\n mov 0x10, %al\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(CallInterrupt40, ".code16\n sti\n int $0x40\n pushf\n pop %cx\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(TellFlagsAndReturn, ".code16\n pushf\n pop %bx\n mov $0x33, %al\n iret")
-NESTBENCH_GUEST_CODE(DivideByZero16, ".code16\n xor %cx, %cx\n div %cx")
+NESTBENCH_GUEST_CODE(DivideByZero16, ".code16\n xor %cx, %cx\n div %cx\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(OverflowInRealMode, ".code16\n mov $0x7F, %al\n into\n add $1, %al\n into\n out %al, $0x10")
-NESTBENCH_GUEST_CODE(StoreLdtr, ".code16\n sldt %ax")
+NESTBENCH_GUEST_CODE(StoreLdtr, ".code16\n sldt %ax\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(WideOperand, ".code16\n mov $0x12345678, %eax\n out %eax, $0x10")
 NESTBENCH_GUEST_CODE(FarCallAndReturn, ".code16\n lcall $0x0C00, $0x20\n out %al, $0x10")
 // From the mode after reset to 64-bit mode, by itself: GDT at 0x1000, page tables at 0x10000.

@@ -1,11 +1,15 @@
 // Fixtures of conditions that are observed in boxes.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <thread>
+#include <variant>
 
 #include "guest_box.h"
 
@@ -42,8 +46,9 @@ class CodeTest : public BoxTest {
   }
 
   // The guest writes to that port; else the test fails, or is skipped for the instruction that this KVM lacks.
-  std::optional<std::uint32_t> Says(Box& box, std::uint16_t port = Box::kOpenPorts) {
-    const Box::Said said = box.RunToPort();
+  std::optional<std::uint32_t> Says(Box& box, std::uint16_t port = Box::kOpenPorts,
+                                    std::chrono::milliseconds limit = std::chrono::seconds(2)) {
+    const Box::Said said = box.RunToPort(limit);
     if (said.port == port) return said.value;
     if (!said.lacks_instruction) {
       std::string where;
@@ -65,6 +70,31 @@ class CodeTest : public BoxTest {
       EXPECT_EQ(*value, wanted);
     }
   }
+  // Both vCPUs of a box say that port: its own, and one beside it that starts in the same state but for `change`.
+  template <typename Change>
+  bool SaysBeside(Box& box, Change change, std::uint16_t port = Box::kOpenPorts) {
+    std::atomic<bool> is_ready = false;
+    std::string sibling = "it did not run";
+    std::thread thread([&] {
+      auto vcpu = box.MakeSibling(1);
+      auto regs = box.vcpu().GetRegs();
+      if (regs) change(*regs);
+      const bool is_made = vcpu && regs && vcpu->SetRegs(*regs);
+      is_ready = true;
+      if (!is_made) return;
+      auto deadline = vmm::RunDeadline::Start(*vcpu, std::chrono::seconds(5));
+      const auto exit = vcpu->Run();
+      const auto* io = exit ? std::get_if<vmm::IoExit>(&*exit) : nullptr;
+      const bool has_said = io != nullptr && io->port == port;
+      sibling = has_said ? "" : exit ? vmm::ToString(*exit) : exit.error().ToString();
+    });
+    while (!is_ready) std::this_thread::yield();
+    const bool has_said = Says(box, port, std::chrono::seconds(5)).has_value();
+    thread.join();
+    EXPECT_EQ(sibling, "") << "of the other vCPU";
+    return has_said && sibling.empty();
+  }
+
   // Likewise an exception, at that distance from kCode.
   void Raises(Box& box, unsigned vector, std::uint64_t error_code, std::uint64_t offset) {
     const auto value = Says(box, Box::kPanicPort);

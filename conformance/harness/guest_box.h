@@ -140,6 +140,7 @@ class Box {
     const auto fresh = sibling->GetSregs();
     if (!policy || !sregs || !regs || !fresh) return vmm::Fail(vmm::Error::System("the state of the first vCPU", EIO));
     sregs->apic_base = fresh->apic_base;
+    if (is_long()) sregs->tr.type = abi::x86::TaskStateType();  // KVM says of an available one that it is busy
     if (auto set = sibling->SetCpuid(*policy); !set) return vmm::Fail(std::move(set.error()));
     if (auto set = sibling->SetSregs(*sregs); !set) return vmm::Fail(std::move(set.error()));
     if (const auto xcrs = vcpu_->GetXcrs(); xcrs && (sregs->cr4 & abi::x86::kCr4Osxsave) != 0) {

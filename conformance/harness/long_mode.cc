@@ -112,10 +112,7 @@ void LongModeTest::Enter(unsigned privilege, std::span<const std::byte> code) {
 }
 
 void LongModeTest::SetCr0(std::uint64_t bits) {
-  auto sregs = vcpu().GetSregs();
-  ASSERT_TRUE(sregs);
-  sregs->cr0 |= bits;
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([bits](kvm_sregs& sregs) { sregs.cr0 |= bits; });
 }
 
 void LongModeTest::SetRegister(__u64 kvm_regs::*which, std::uint64_t value) {
@@ -126,10 +123,7 @@ void LongModeTest::SetRegister(__u64 kvm_regs::*which, std::uint64_t value) {
 }
 
 void LongModeTest::SetCr4(std::uint64_t bits) {
-  auto sregs = vcpu().GetSregs();
-  ASSERT_TRUE(sregs);
-  sregs->cr4 |= bits;
-  ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  ChangeSregs([bits](kvm_sregs& sregs) { sregs.cr4 |= bits; });
 }
 
 std::optional<Exception> LongModeTest::NextException() {

@@ -8,6 +8,7 @@
 
 #include "guest.h"
 #include "guest_code.h"
+#include "nestbench/abi/task_state.h"
 #include "nestbench/abi/x86.h"
 
 namespace nestbench::conformance {
@@ -42,6 +43,15 @@ class LongModeTest : public VcpuTest {
   void Kernel(std::initializer_list<int> code) { Enter(0, code); }
   void User(std::span<const std::byte> code) { Enter(3, code); }
   void Kernel(std::span<const std::byte> code) { Enter(0, code); }
+  // Changes what KVM_SET_SREGS sets. TR is as it was: KVM says of an available one that it is busy.
+  template <typename Change>
+  void ChangeSregs(Change change) {
+    auto sregs = vcpu().GetSregs();
+    ASSERT_TRUE(sregs);
+    sregs->tr.type = abi::x86::TaskStateType();
+    change(*sregs);
+    ASSERT_TRUE(vcpu().SetSregs(*sregs));
+  }
   void SetCr0(std::uint64_t bits);  // sets these; the others stay
   void SetCr4(std::uint64_t bits);
   void SetRegister(__u64 kvm_regs::*which, std::uint64_t value);
