@@ -4,7 +4,7 @@
 
 #include "../harness/long_mode.h"
 
-NESTBENCH_GUEST_CODE(ChangesItself, "movb $0x22, 1f+1(%rip)\n 1: mov $0x11, %al\n out %al, $0x10")
+NESTBENCH_GUEST_CODE(ChangesItself, "movb $0x22, 1f+1(%rip)\n jmp 1f\n 1: mov $0x11, %al\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(ChangesItselfElsewhere,
                      "3: movb $0x22, 0x100(%rdi)\n cpuid\n .skip 0x100-(.-3b), 0x90\n 1: mov $0x11, %al\n"
                      "out %al, $0x10")
@@ -24,8 +24,8 @@ using namespace abi::x86;
 
 using CodeChanges = LongModeTest;
 
-NESTBENCH_CONDITION(cpu, CodeChanges, CodeThatChangesItsNextInstructionRunsTheNewOne,
-                    "Intel SDM volume 3, Self-Modifying Code") {
+NESTBENCH_CONDITION(cpu, CodeChanges, AfterAJumpChangedCodeRuns,
+                    "Intel SDM volume 3, Handling Self- and Cross-Modifying Code: option 1") {
   User(ChangesItself());
   if (!Done()) return;
   EXPECT_EQ(Rax() & 0xFF, 0x22U);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "../harness/long_mode.h"
 
@@ -50,6 +51,12 @@ class PageProtection : public LongModeTest {
     Pte(kData) |= 1ULL << 59;
     SetRegister(&kvm_regs::rbx, pkru);
   }
+  // The stack is the supervisor's: delivering an exception to a user page would be a fault itself.
+  void WithSmap(std::span<const std::byte> code) {
+    Kernel(code);
+    Pte(kStackTop - 0x1000) &= ~kPteUser;
+    SetCr4(kCr4Smap);
+  }
   // RSI and RBX for code that maps (RDI) to the next page.
   void PrepareRemap() {
     Word(kData) = 0x11;
@@ -68,22 +75,18 @@ NESTBENCH_CONDITION(cpu, PageProtection, TheSupervisorReadsUserPagesWithoutSmap,
 NESTBENCH_CONDITION(cpu, PageProtection, TheSupervisorDoesNotReadUserPagesWithSmap,
                     "Intel SDM volume 3, Access Rights: CR4.SMAP") {
   if (Lacks(kSmap)) return;
-  Kernel(SupervisorReads());
-  SetCr4(kCr4Smap);
+  WithSmap(SupervisorReads());
   ExpectPageFault(1, kData);
 }
 NESTBENCH_CONDITION(cpu, PageProtection, TheAcFlagSuspendsSmap, "Intel SDM volume 3, Access Rights: EFLAGS.AC") {
   if (Lacks(kSmap)) return;
-  Kernel(SupervisorReadsWithAc());
-  Pte(kStackTop - 0x1000) &= ~kPteUser;
-  SetCr4(kCr4Smap);
+  WithSmap(SupervisorReadsWithAc());
   if (!Done()) return;
   ExpectPageFault(1, kData);
 }
 NESTBENCH_CONDITION(cpu, PageProtection, StacAndClacSetAndClearIt, "Intel SDM volume 2, STAC; CLAC") {
   if (Lacks(kSmap)) return;
-  Kernel(StacAndClac());
-  SetCr4(kCr4Smap);
+  WithSmap(StacAndClac());
   if (!Done()) return;
   ExpectPageFault(1, kData);
 }

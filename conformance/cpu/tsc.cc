@@ -157,7 +157,7 @@ class TwoTimeStampCounters : public CodeTest {
 
 NESTBENCH_CONDITION(cpu, TwoTimeStampCounters, NeverGoBackBetweenVcpusAtCpl3,
                     "Intel SDM volume 3, Time-Stamp Counter; arch/x86/kvm/x86.c, kvm_synchronize_tsc") {
-  ExpectMonotonic(BoxMode::kUser64, 2000);
+  ExpectMonotonic(BoxMode::kUser64, 300);
 }
 NESTBENCH_CONDITION(cpu, TwoTimeStampCounters, NeverGoBackBetweenVcpusAtCpl0,
                     "Intel SDM volume 3, Time-Stamp Counter; arch/x86/kvm/x86.c, kvm_synchronize_tsc") {

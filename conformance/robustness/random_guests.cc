@@ -9,49 +9,20 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <map>
-#include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "../harness/box_test.h"
+#include "../harness/random_test.h"
 
 namespace nestbench::conformance {
 namespace {
 
 using namespace std::chrono_literals;
-using Clock = std::chrono::steady_clock;
 
-class RandomGuests : public BoxTest {
+class RandomGuests : public RandomTest {
  protected:
-  static constexpr auto kBudget = 2s;
-
-  void SetUp() override {
-    BoxTest::SetUp();
-    const char* given = std::getenv("NESTBENCH_SEED");
-    const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 0) : 0x6E65'7374;
-    random_.seed(seed);
-    Evidence("seed", static_cast<long long>(seed));
-    end_ = Clock::now() + kBudget;
-  }
-  void TearDown() override {
-    if (IsSkipped()) return;
-    for (const auto& [name, count] : seen_) Evidence(name, count);
-    Evidence("rounds", rounds_);
-    ExpectAHealthyGuestRuns();
-  }
-
-  bool Again(int rounds) { return rounds_ < rounds && Clock::now() < end_ && (++rounds_, true); }
-  std::uint64_t Next() { return random_(); }
-  std::uint64_t Below(std::uint64_t bound) { return random_() % bound; }
-  void Fill(void* place, std::size_t bytes) {
-    auto* at = static_cast<std::uint8_t*>(place);
-    for (std::size_t i = 0; i < bytes; ++i) at[i] = static_cast<std::uint8_t>(random_());
-  }
-
   // Until something ends the guest, or 40 exits: what a device without mercy would answer is random too.
   void RunIt(Box& box, std::chrono::milliseconds limit = 10ms) {
     auto deadline = vmm::RunDeadline::Start(box.vcpu(), limit);
@@ -129,11 +100,6 @@ class RandomGuests : public BoxTest {
       return ErrorOf(box.vcpu().fd(), put, &state);
     });
   }
-
-  std::mt19937_64 random_;
-  Clock::time_point end_;
-  int rounds_ = 0;
-  std::map<std::string, long long> seen_;
 };
 
 NESTBENCH_CONDITION(robustness, RandomGuests, CodeInRealMode, "KVM API, KVM_RUN; arch/x86/kvm/emulate.c") {
