@@ -21,8 +21,9 @@ NESTBENCH_GUEST_CODE(UseNullSelector, ".code32\n xor %eax, %eax\n mov %eax, %ds\
 NESTBENCH_GUEST_CODE(FarJump, ".code32\n ljmp $0x30, $0")
 NESTBENCH_GUEST_CODE(FarCall, ".code32\n lcall $0x30, $0")
 NESTBENCH_GUEST_CODE(SaysAt11, "out %al, $0x11\n hlt")
-NESTBENCH_GUEST_CODE(
-    IntoCpl3, ".code32\n lock addl $0, 0x7FF0\n push $0x1B\n push $0xB000\n push $2\n push $0x33\n push $0xC000\n iret")
+NESTBENCH_GUEST_CODE(IntoCpl3,
+                     ".code32\n lock addl $0, 0x7FF0\n mov 0x3004, %eax\n mov 0x2000, %eax\n push $0x1B\n push "
+                     "$0xB000\n push $2\n push $0x33\n push $0xC000\n iret")
 NESTBENCH_GUEST_CODE(JustHlt, "hlt")
 NESTBENCH_GUEST_CODE(Int14, "int $0x14\n out %al, $0x10")
 NESTBENCH_GUEST_CODE(Int80, "int $0x80\n out %al, $0x10")
@@ -84,9 +85,10 @@ class ProtectedMode : public CodeTest {
     return box;
   }
 
-  // The guest goes to CPL3 by itself and runs `code` there; CPL0's stack is in the TSS. It touches that stack before:
-  // when KVM has to map it while INT n fails, QEMU's emulator reports the INT and not its fault (seg_helper.c,
-  // handle_even_inj), and KVM goes on behind it.
+  // The guest goes to CPL3 by itself and runs `code` there; CPL0's stack is in the TSS. What the processor will read
+  // and write to deliver an exception is touched before: if KVM has to map it meanwhile, it injects INT n again, on
+  // processors without next-RIP saving with EIP already behind it (arch/x86/kvm/svm/svm.c,
+  // svm_update_soft_interrupt_rip).
   std::optional<Box> AtCpl3(std::span<const std::byte> code, std::uint64_t other = 0) {
     auto box = Protected(IntoCpl3(), kDescriptorCode32 | 3ULL << 45, 0, 0, other);
     if (!box) return box;
