@@ -53,17 +53,14 @@ void PutLoop(Assembler& code, Bytes body) {
   code.PutDistance(begin);
 }
 
-}  // namespace
-
-std::vector<std::byte> GuestCode(const Operation& operation) {
-  Assembler code;
-  PutStubs(code, operation);
+// `mailbox`: where the order is, below 2 GiB.
+void PutLoops(Assembler& code, const Operation& operation, std::uint32_t mailbox) {
   const std::size_t entry = code.size();
   code.Put(operation.set_up);
   code.Put({0x4C, 0x8B, 0x3C, 0x25});  // mov r15, [passes]
-  code.PutWord(vmm::kFlatMailboxBase + offsetof(Order, passes));
+  code.PutWord(mailbox + offsetof(Order, passes));
   code.Put({0x83, 0x3C, 0x25});  // cmp dword [with_operation], 0
-  code.PutWord(vmm::kFlatMailboxBase + offsetof(Order, with_operation));
+  code.PutWord(mailbox + offsetof(Order, with_operation));
   code.Put({0x00});
   Assembler empty;
   PutLoop(empty, {});
@@ -81,6 +78,20 @@ std::vector<std::byte> GuestCode(const Operation& operation) {
   code.PutWord(abi::kDoorbellPort);
   code.Put({0xEF, 0xE9});  // out dx, eax; jmp
   code.PutDistance(entry);
+}
+
+}  // namespace
+
+std::vector<std::byte> GuestCode(const Operation& operation) {
+  Assembler code;
+  PutStubs(code, operation);
+  PutLoops(code, operation, vmm::kFlatMailboxBase);
+  return code.Take();
+}
+
+std::vector<std::byte> UserCode(const Operation& operation) {
+  Assembler code;
+  PutLoops(code, operation, abi::kMailboxBase);
   return code.Take();
 }
 

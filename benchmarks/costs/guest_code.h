@@ -19,4 +19,7 @@ struct Order {
 // its next order. An exception that the operation does not handle ends at the panic port.
 std::vector<std::byte> GuestCode(const Operation& operation);
 
+// The same loops for vmm::UserMachine, at CPL3 and without handlers.
+std::vector<std::byte> UserCode(const Operation& operation);
+
 }  // namespace nestbench::costs

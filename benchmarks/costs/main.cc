@@ -22,12 +22,15 @@
 #include <string_view>
 #include <vector>
 
+#include "code_image.h"
 #include "guest_code.h"
 #include "level2.h"
 #include "nestbench/abi/address.h"
+#include "nestbench/hypervisors/images.h"
 #include "nestbench/vmm/base/unique_fd.h"
 #include "nestbench/vmm/kvm/deadline.h"
 #include "nestbench/vmm/machine/flat_machine.h"
+#include "nestbench/vmm/machine/user_machine.h"
 #include "operations.h"
 #include "prepare.h"
 #include "second_vcpu.h"
@@ -58,6 +61,24 @@ std::uint64_t Now(bool counts) {
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
+// What one loop takes, from outside. kUnsupported with the cause when the guest does not come back by its doorbell.
+template <typename Machine>
+Result<std::uint64_t> TimeLoop(Machine& machine, const Order& order, bool counts) {
+  std::memcpy(machine.mailbox().data(), &order, sizeof(order));
+  auto deadline = vmm::RunDeadline::Start(machine.vcpu(), kLimit);
+  if (!deadline) return Fail(std::move(deadline.error()));
+  const std::uint64_t begin = Now(counts);
+  auto stop = machine.RunUntilStop();
+  const std::uint64_t end = Now(counts);
+  if (!stop) return Fail(std::move(stop.error()));
+  if (stop->reason == vmm::StopReason::kDoorbell) return end - begin;
+  const std::string first_line = stop->text.substr(0, stop->text.find('\n'));
+  return Fail(Error::Unsupported("run the operation", stop->reason == vmm::StopReason::kInterrupted
+                                                          ? "the guest did not come back from it within 1 s"
+                                                          : first_line));
+}
+
+// With the loops at CPL0 of a guest.
 class Guest {
  public:
   static Result<Guest> Create(const vmm::KvmDevice& device, const Operation& operation) {
@@ -91,28 +112,19 @@ class Guest {
 
   Result<void> CheckL2() { return CheckLevel2(machine_, operation_->level2); }
 
-  // What one loop takes, from outside. kUnsupported with the cause when the guest does not come back by its doorbell.
   Result<std::uint64_t> Loop(std::uint64_t passes, bool with_operation, bool counts) {
-    const Order order = {.passes = passes, .with_operation = with_operation ? 1U : 0U};
-    std::memcpy(machine_.mailbox().data(), &order, sizeof(order));
-    auto deadline = vmm::RunDeadline::Start(machine_.vcpu(), kLimit);
-    if (!deadline) return Fail(std::move(deadline.error()));
     const Progress before = CurrentProgress();
-    const std::uint64_t begin = Now(counts);
-    auto stop = machine_.RunUntilStop();
-    const std::uint64_t end = Now(counts);
-    if (!stop) return Fail(std::move(stop.error()));
-    if (stop->reason == vmm::StopReason::kDoorbell) {
-      if (auto checked = CheckProgress(before, with_operation ? passes : 0); !checked) {
-        return Fail(std::move(checked.error()));
+    auto took = TimeLoop(machine_, {.passes = passes, .with_operation = with_operation ? 1U : 0U}, counts);
+    if (!took) {
+      if (second_ && !second_->End().empty()) {
+        took.error().detail += fmt::format("; its second vCPU ended: {}", second_->End());
       }
-      return end - begin;
+      return took;
     }
-    const std::string first_line = stop->text.substr(0, stop->text.find('\n'));
-    std::string cause =
-        stop->reason == vmm::StopReason::kInterrupted ? "the guest did not come back from it within 1 s" : first_line;
-    if (second_ && !second_->End().empty()) cause += fmt::format("; its second vCPU ended: {}", second_->End());
-    return Fail(Error::Unsupported("run the operation", cause));
+    if (auto checked = CheckProgress(before, with_operation ? passes : 0); !checked) {
+      return Fail(std::move(checked.error()));
+    }
+    return took;
   }
 
   // Of the last loop, for an operation that measures itself: TSC ticks, first pass last.
@@ -161,46 +173,94 @@ class Guest {
   vmm::UniqueFd event_;
 };
 
+// With the loops in a guest of the guest, at CPL3.
+class Level2Guest {
+ public:
+  static Result<Level2Guest> Create(const vmm::KvmDevice& device, const Operation& operation) {
+    vmm::UserMachineOptions options;
+    options.nested = {
+        .svm = hypervisors::Svm(), .vmx = hypervisors::Vmx(), .nested_paging = operation.level2 == Level2::kHypervisor};
+    const std::vector<std::byte> code = UserCode(operation);
+    const auto* const bytes = reinterpret_cast<const std::uint8_t*>(code.data());
+    const std::vector<std::byte> image = micro::MakeCodeImage({bytes, bytes + code.size()});
+    auto machine = vmm::UserMachine::Create(device, image, options);
+    if (!machine) return Fail(std::move(machine.error()));
+    return Level2Guest(std::move(*machine));
+  }
+  Result<std::uint64_t> Loop(std::uint64_t passes, bool with_operation, bool counts) {
+    return TimeLoop(machine_, {.passes = passes, .with_operation = with_operation ? 1U : 0U}, counts);
+  }
+
+ private:
+  explicit Level2Guest(vmm::UserMachine machine) : machine_(std::move(machine)) {}
+  vmm::UserMachine machine_;
+};
+
+std::string_view UnitOf(bool counts) { return counts ? "instructions/op" : "ns/op"; }
+
+// The first loops, which also bring code and page tables into place and are not samples. How many passes are enough.
+template <typename G>
+Result<std::uint64_t> WarmUp(G& guest, const Operation& operation, bool counts) {
+  std::uint64_t passes = operation.least_passes;
+  for (;;) {
+    auto took = guest.Loop(passes, true, counts);
+    if (!took) return Fail(std::move(took.error()));
+    if (counts || *took >= kEnoughNs || passes >= (operation.measures_itself ? kMostValues : kMostPasses)) {
+      return passes;
+    }
+    passes *= 2;
+  }
+}
+
+// What a pass with the operation takes beyond one without.
+template <typename G>
+Result<json> MeasureDifferences(G& guest, std::uint64_t passes, bool counts) {
+  std::vector<double> samples;
+  for (std::uint64_t i = 0; i < kSamples; ++i) {
+    auto empty = guest.Loop(passes, false, counts);
+    if (!empty) return Fail(std::move(empty.error()));
+    auto full = guest.Loop(passes, true, counts);
+    if (!full) return Fail(std::move(full.error()));
+    samples.push_back((static_cast<double>(*full) - static_cast<double>(*empty)) / static_cast<double>(passes));
+  }
+  return json{{"status", "ok"}, {"unit", UnitOf(counts)}, {"iterations", passes}, {"samples", samples}};
+}
+
+Result<json> MeasureInLevel2(const vmm::KvmDevice& device, const Operation& operation, bool counts) {
+  auto guest = Level2Guest::Create(device, operation);
+  if (!guest) return Fail(std::move(guest.error()));
+  auto passes = WarmUp(*guest, operation, counts);
+  if (!passes) return Fail(std::move(passes.error()));
+  return MeasureDifferences(*guest, *passes, counts);
+}
+
 Result<json> Measure(const Operation& operation) {
   const bool counts = CountsInstructions();
   auto device = vmm::KvmDevice::Open();
   if (!device) return Fail(std::move(device.error()));
+  if (RunsInLevel2(operation)) return MeasureInLevel2(*device, operation, counts);
   auto guest = Guest::Create(*device, operation);
   if (!guest) return Fail(std::move(guest.error()));
-  // The first loops also bring code and page tables into place; they are not samples.
-  std::uint64_t passes = operation.least_passes;
-  for (;;) {
-    auto took = guest->Loop(passes, true, counts);
-    if (!took) return Fail(std::move(took.error()));
-    if (counts || *took >= kEnoughNs || passes >= (operation.measures_itself ? kMostValues : kMostPasses)) break;
-    passes *= 2;
-  }
+  auto passes = WarmUp(*guest, operation, counts);
+  if (!passes) return Fail(std::move(passes.error()));
   if (operation.level2 != Level2::kNone) {
     if (auto checked = guest->CheckL2(); !checked) return Fail(std::move(checked.error()));
   }
-  const std::string_view unit = counts ? "instructions/op" : "ns/op";
-  std::vector<double> samples;
   if (operation.measures_itself) {
+    std::vector<double> samples;
     auto tsc_khz = guest->TscKhz();
     if (!tsc_khz) return Fail(std::move(tsc_khz.error()));
     const double value_of_tick = counts ? 1.0 : 1e6 / static_cast<double>(*tsc_khz);
     for (std::uint64_t i = 0; i < kSamples; ++i) {
-      auto took = guest->Loop(passes, true, counts);
+      auto took = guest->Loop(*passes, true, counts);
       if (!took) return Fail(std::move(took.error()));
-      auto values = guest->Values(passes);
+      auto values = guest->Values(*passes);
       if (!values) return Fail(std::move(values.error()));
       for (const std::int64_t value : *values) samples.push_back(static_cast<double>(value) * value_of_tick);
     }
-    return json{{"status", "ok"}, {"unit", unit}, {"iterations", 1}, {"samples", samples}};
+    return json{{"status", "ok"}, {"unit", UnitOf(counts)}, {"iterations", 1}, {"samples", samples}};
   }
-  for (std::uint64_t i = 0; i < kSamples; ++i) {
-    auto empty = guest->Loop(passes, false, counts);
-    if (!empty) return Fail(std::move(empty.error()));
-    auto full = guest->Loop(passes, true, counts);
-    if (!full) return Fail(std::move(full.error()));
-    samples.push_back((static_cast<double>(*full) - static_cast<double>(*empty)) / static_cast<double>(passes));
-  }
-  return json{{"status", "ok"}, {"unit", unit}, {"iterations", passes}, {"samples", samples}};
+  return MeasureDifferences(*guest, *passes, counts);
 }
 
 int Run(std::string_view name) {

@@ -33,8 +33,10 @@ inline constexpr std::uint32_t kAnswers = 0xA'B000;
 inline constexpr unsigned kFreeVector = 47;
 
 // Whether the operation needs a guest of the guest (L2), how that one's memory is translated, and what it does:
-// kNestedFault loads from an address that the nested tables lack, the others do VMMCALL.
-enum class Level2 : std::uint8_t { kNone, kShadowPaging, kNestedPaging, kNestedFault };
+// kNestedFault loads from an address that the nested tables lack, kShadowPaging and kNestedPaging do VMMCALL. With the
+// last two the loop itself is in L2, at CPL3, under the hypervisors that the substrates nested and nested_shadow have
+// (workloads/hypervisors/); only `set_up`, `code` and `least_passes` are for those.
+enum class Level2 : std::uint8_t { kNone, kShadowPaging, kNestedPaging, kNestedFault, kHypervisor, kHypervisorShadow };
 
 // Whether it needs KVM's interrupt controllers, and how the local APIC's registers are reached. It is enabled.
 enum class Apic : std::uint8_t { kNone, kXapic, kX2apic };
@@ -62,6 +64,10 @@ struct Operation {
   // Each pass leaves a number of TSC ticks at kValues: these are the samples, not what the loop takes.
   bool measures_itself = false;
 };
+
+constexpr bool RunsInLevel2(const Operation& operation) {
+  return operation.level2 == Level2::kHypervisor || operation.level2 == Level2::kHypervisorShadow;
+}
 
 std::span<const Operation> Operations();
 

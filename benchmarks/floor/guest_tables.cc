@@ -43,14 +43,8 @@ namespace {
 
 using namespace abi::x86;
 
-// AMD APM, volume 2, sections "Long-Mode Segment Descriptors" and "Interrupt-Gate and Trap-Gate Descriptors".
-constexpr std::uint64_t kTss = (kTssLimit & 0xFFFF) | (kTssBase << 16) | (0x8BULL << 40);
-constexpr std::uint64_t kKernelCodeSelector = 0x08;
-
-constexpr std::uint64_t GateTo(std::uint64_t handler, std::uint64_t stack) {
-  return handler | (kKernelCodeSelector << 16) | (stack << 32) | (0x8EULL << 40);
-}
-static_assert(kStubsBase < 0x1'0000 && kTssBase + kTssLimit < 0x1'0000);
+constexpr std::uint64_t kTss = TaskStateDescriptor(kSegmentTypeTssBusy, kTssBase, kTssLimit);
+constexpr std::uint16_t kKernelCodeSelector = 0x08;
 
 }  // namespace
 
@@ -97,10 +91,8 @@ void GuestTables::Write() {
   std::memcpy(supervisor_ + kGdtBase, gdt, sizeof(gdt));
   const auto panic = kStubsBase + static_cast<std::uint64_t>(nestbench_raw_stub_panic - nestbench_raw_stub_page_fault);
   for (std::uint64_t vector = 0; vector < kExceptionVectors; ++vector) {
-    const std::uint64_t gate = vector == kVectorPageFault     ? GateTo(kStubsBase, 0)
-                               : vector == kVectorDoubleFault ? GateTo(panic, 1)
-                                                              : GateTo(panic, 0);
-    Table(kIdtBase)[2 * vector] = gate;
+    Table(kIdtBase)[2 * vector] = InterruptGate(kKernelCodeSelector, vector == kVectorPageFault ? kStubsBase : panic,
+                                                vector == kVectorDoubleFault ? 1 : 0);
   }
   std::memcpy(supervisor_ + kStubsBase, nestbench_raw_stub_page_fault,
               static_cast<std::size_t>(nestbench_raw_stubs_end - nestbench_raw_stub_page_fault));

@@ -245,11 +245,11 @@ class Box {
                                  kDescriptorData,
                                  kDescriptorUserData,
                                  kDescriptorUserCode64,
-                                 tss_limit | kTss << 16 | (0x80ULL | kSegmentTypeTssBusy) << 40,
+                                 TaskStateDescriptor(kSegmentTypeTssBusy, kTss, tss_limit),
                                  0};
     Put(kGdt, gdt);
     for (unsigned vector = 0; vector < kVectors; ++vector) {
-      const std::uint64_t gate = (kStubs + vector * 8) | 0x08ULL << 16 | (0x80ULL | kGateTypeInterrupt) << 40;
+      const std::uint64_t gate = InterruptGate(0x08, kStubs + vector * 8);
       Put(kIdt + std::uint64_t{vector} * (is_long() ? 16 : 8), gate);
     }
     if (!is_long()) return;

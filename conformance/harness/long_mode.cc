@@ -37,14 +37,14 @@ void LongModeTest::SetUp() {
                                kDescriptorData,
                                kDescriptorUserData,
                                kDescriptorUserCode64,
-                               0x206BULL | (kTss << 16) | ((0x80ULL | TaskStateType()) << 40),
+                               TaskStateDescriptor(TaskStateType(), kTss, 0x206B),
                                0};
   std::memcpy(&Word(kGdt), gdt, sizeof(gdt));
   for (unsigned vector = 0; vector < kExceptionVectors; ++vector) {
     const std::uint64_t stub = kStubs + vector * kStubBytes;
     const std::uint64_t privilege = vector == 3 || vector == 4 ? 3 : 0;  // INT3 and INTO are for CPL3 too
     const std::uint64_t stack = vector == kVectorDoubleFault ? 1 : 0;
-    Word(kIdt + vector * 16ULL) = stub | (0x08ULL << 16) | (stack << 32) | ((0x8EULL | privilege << 5) << 40);
+    Word(kIdt + vector * 16ULL) = InterruptGate(0x08, stub, stack, privilege);
     // push 0 unless there is an error code; push vector; out 0xFE, al; add rsp, 16; iretq
     const std::uint8_t push[] = {0x6A, 0x00};
     const std::uint8_t rest[] = {0x6A, static_cast<std::uint8_t>(vector), 0xE6, 0xFE, 0x48, 0x83, 0xC4, 0x10, 0x48,

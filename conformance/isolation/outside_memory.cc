@@ -223,7 +223,7 @@ NESTBENCH_CONDITION(isolation, OutsideMemory, AnInterruptTableOutsideLeadsNowher
   if (!box) return;
   box->Load(Says0x10(), 0x9000);
   for (std::uint64_t at = 0; at < Box::kCanaryBytes; at += 16) {
-    const std::uint64_t gate[2] = {0x9000 | 0x08ULL << 16 | (0x80ULL | kGateTypeInterrupt) << 40, 0};
+    const std::uint64_t gate[2] = {InterruptGate(0x08, 0x9000), 0};
     std::memcpy(box->canary_above().data() + at, gate, sizeof(gate));
   }
   auto sregs = box->vcpu().GetSregs();

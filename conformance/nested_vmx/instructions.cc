@@ -11,7 +11,6 @@ using namespace abi::vmx;
 
 class VmxInstructions : public VmxTest {
  protected:
-  static constexpr std::uint64_t kErrorVmcallInRoot = 1;
   static constexpr std::uint64_t kErrorVmclearAddress = 2;
   static constexpr std::uint64_t kErrorVmclearVmxon = 3;
   static constexpr std::uint64_t kErrorVmlaunchNotClear = 4;
@@ -186,10 +185,6 @@ NESTBENCH_CONDITION(nested_vmx, VmxInstructions, VmclearMakesAVmcsToBeLaunchedAg
   Expect(Ending::kSucceeded, {Op::kVmptrld, kVmcs});
   ExpectError(kErrorVmresumeNotLaunched, {Op::kVmresume});
   Expect(Ending::kExited, {Op::kVmlaunch});
-}
-NESTBENCH_CONDITION(nested_vmx, VmxInstructions, VmcallInRootOperationIsAnError,
-                    "Intel SDM volume 3, VMCALL: in VMX root operation, error 1") {
-  if (EnterVmx()) ExpectError(kErrorVmcallInRoot, {Op::kVmcall});
 }
 NESTBENCH_CONDITION(nested_vmx, VmxInstructions, InveptOfAnUnknownTypeIsAnError,
                     "Intel SDM volume 3, INVEPT: invalid operand, error 28") {

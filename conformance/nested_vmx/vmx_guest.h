@@ -42,7 +42,7 @@ class VmxTest : public LongModeTest {
     kVmxoff,
     kInvept,   // a: type; the descriptor is at kScratch
     kInvvpid,  // a: type; the descriptor is at kScratch
-    kVmcall,
+    kStore,    // b to the address a: a table that the processor may hold is L1's to change
   };
   struct Command {
     Op op;
@@ -84,7 +84,8 @@ class VmxTest : public LongModeTest {
   // Guest-physical = L2's physical for the first 8 MiB, in pages of 2 MiB: the entries at Ept(i). Skips the test where
   // there is no EPT; call it as `if (LacksEpt()) return;`.
   [[nodiscard]] bool LacksEpt();
-  std::uint64_t& Ept(std::uint64_t index) { return Word(kEptTables + 0x2000 + index * 8); }
+  std::uint64_t& Ept(std::uint64_t index) { return Word(EptAddress(index)); }
+  static constexpr std::uint64_t EptAddress(std::uint64_t index) { return kEptTables + 0x2000 + index * 8; }
 
   // VMXON, VMCLEAR, VMPTRLD and all fields; once.
   bool EnterVmx();

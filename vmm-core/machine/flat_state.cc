@@ -31,14 +31,10 @@ Result<void> WriteRealModeTable(const GuestMemory& memory) {
   return {};
 }
 
-// AMD APM, sections "Legacy Gate Descriptors" and "Long-Mode Gate Descriptors". Stubs lie below 64 KiB: the upper parts
-// of the offset are zero.
 Result<void> WriteIdt(const GuestMemory& memory, bool is_long) {
-  constexpr std::uint64_t kPresent = 0x80;
   for (unsigned vector = 0; vector < kFlatVectors; ++vector) {
-    std::uint64_t gate =
-        StubOf(vector) | (std::uint64_t{kCodeSelector} << 16) | ((kPresent | kGateTypeInterrupt) << 40);
-    if (is_long && vector == kVectorDoubleFault) gate |= std::uint64_t{kDoubleFaultStack} << 32;
+    const std::uint64_t stack = is_long && vector == kVectorDoubleFault ? kDoubleFaultStack : 0;
+    const std::uint64_t gate = InterruptGate(kCodeSelector, StubOf(vector), stack);
     const std::uint64_t stride_bytes = is_long ? 16 : 8;
     if (auto done = memory.Write(GuestPhysAddr(kFlatIdtBase + vector * stride_bytes), gate); !done) return done;
   }
@@ -46,7 +42,7 @@ Result<void> WriteIdt(const GuestMemory& memory, bool is_long) {
 }
 
 Result<void> WriteGdt(const GuestMemory& memory, bool is_long) {
-  constexpr std::uint64_t kTss = (kTssBytes - 1) | (kFlatTssBase << 16) | ((0x80ULL | kSegmentTypeTssBusy) << 40);
+  constexpr std::uint64_t kTss = TaskStateDescriptor(kSegmentTypeTssBusy, kFlatTssBase, kTssBytes - 1);
   const std::array<std::uint64_t, 5> gdt = {0, is_long ? kDescriptorCode64 : kDescriptorCode32, kDescriptorData, kTss,
                                             0};
   return memory.Write(GuestPhysAddr(kFlatGdtBase), gdt);

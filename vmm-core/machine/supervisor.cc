@@ -79,14 +79,6 @@ struct Gate {
   std::uint64_t high;
 };
 
-// AMD APM, section "Interrupt-Gate and Trap-Gate Descriptors" of long mode.
-constexpr Gate InterruptGate(std::uint64_t handler, std::uint8_t stack_index, std::uint8_t privilege) {
-  const std::uint64_t access = 0x80U | (std::uint64_t{privilege} << 5) | kGateTypeInterrupt;
-  return {(handler & 0xFFFF) | (std::uint64_t{kKernelCodeSelector} << 16) | (std::uint64_t{stack_index} << 32) |
-              (access << 40) | ((handler & 0xFFFF'0000) << 32),
-          handler >> 32};
-}
-
 Result<void> WriteTss(const GuestMemory& memory) {
   std::array<std::byte, kTssLimit + 1> tss = {};
   const auto put = [&tss](std::uint64_t offset, auto value) { std::memcpy(&tss[offset], &value, sizeof(value)); };
@@ -110,11 +102,14 @@ Result<void> WriteTss(const GuestMemory& memory) {
 }  // namespace
 
 Result<void> WriteSupervisor(const GuestMemory& memory) {
-  constexpr std::uint64_t kTssLow = (kTssLimit & 0xFFFF) | ((kTssBase & 0xFF'FFFF) << 16) |
-                                    ((0x80ULL | kSegmentTypeTssBusy) << 40) | ((kTssLimit >> 16) << 48) |
-                                    ((kTssBase >> 24) << 56);
   constexpr std::array<std::uint64_t, 7> kGdt = {
-      0, kDescriptorCode64, kDescriptorData, kDescriptorUserData, kDescriptorUserCode64, kTssLow, kTssBase >> 32,
+      0,
+      kDescriptorCode64,
+      kDescriptorData,
+      kDescriptorUserData,
+      kDescriptorUserCode64,
+      TaskStateDescriptor(kSegmentTypeTssBusy, kTssBase, kTssLimit),
+      0,
   };
   struct Block {
     std::uint64_t address;
@@ -132,8 +127,8 @@ Result<void> WriteSupervisor(const GuestMemory& memory) {
 Result<void> WriteExceptionGates(const GuestMemory& memory, std::uint64_t idt_base) {
   std::array<Gate, kExceptionVectors> idt = {};
   for (unsigned vector = 0; vector < kExceptionVectors; ++vector) {
-    idt[vector] =
-        InterruptGate(kStubsBase + vector * kStubBytes, vector == kVectorDoubleFault ? kDoubleFaultStack : 0, 0);
+    idt[vector].low = InterruptGate(kKernelCodeSelector, kStubsBase + vector * kStubBytes,
+                                    vector == kVectorDoubleFault ? kDoubleFaultStack : 0);
   }
   return memory.WriteBytes(abi::GuestPhysAddr(idt_base), std::as_bytes(std::span(idt)));
 }

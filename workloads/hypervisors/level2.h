@@ -15,7 +15,7 @@
 namespace nestbench::l1 {
 
 constexpr unsigned kVectors = 256;
-constexpr std::uint64_t kKernelCodeSelector = 0x08;
+constexpr std::uint16_t kKernelCodeSelector = 0x08;
 constexpr std::uint64_t kNoSuchHypercall = -1000ULL;  // Linux, Documentation/virt/kvm/x86/hypercalls.rst: KVM_ENOSYS
 constexpr std::uint64_t kLongestInstruction = 15;
 
@@ -47,9 +47,7 @@ inline void SetUpInterrupts() {
   auto* const gates = reinterpret_cast<Gate*>(abi::kHypervisorIdtBase);
   const auto handler = reinterpret_cast<std::uint64_t>(&InterruptStub);
   for (unsigned vector = abi::x86::kExceptionVectors; vector < kVectors; ++vector) {
-    gates[vector] = {(handler & 0xFFFF) | kKernelCodeSelector << 16 | (0x80ULL | abi::x86::kGateTypeInterrupt) << 40 |
-                         (handler & 0xFFFF'0000) << 32,
-                     0};
+    gates[vector] = {abi::x86::InterruptGate(kKernelCodeSelector, handler), 0};
   }
 }
 

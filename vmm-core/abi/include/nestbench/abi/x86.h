@@ -95,6 +95,22 @@ inline constexpr std::uint8_t kSegmentTypeTssAvailable = 0x9;
 inline constexpr std::uint8_t kSegmentTypeTssBusy = 0xB;
 inline constexpr std::uint8_t kGateTypeInterrupt = 0xE;
 
+// An interrupt gate below 4 GiB: all of it in the older modes; in 64-bit mode its lower half, whose upper half is zero.
+// `stack_index` is one of the interrupt stack table, in 64-bit mode only. AMD APM, sections "Legacy Gate Descriptors"
+// and "Interrupt-Gate and Trap-Gate Descriptors".
+constexpr std::uint64_t InterruptGate(std::uint16_t code_selector, std::uint64_t handler, std::uint64_t stack_index = 0,
+                                      std::uint64_t privilege = 0) {
+  return (handler & 0xFFFF) | std::uint64_t{code_selector} << 16 | stack_index << 32 |
+         (0x80ULL | privilege << 5 | kGateTypeInterrupt) << 40 | (handler & 0xFFFF'0000) << 32;
+}
+
+// A TSS's descriptor for a GDT, present, below 4 GiB: all of it, or its lower half, as with gates. AMD APM, section
+// "System Descriptors".
+constexpr std::uint64_t TaskStateDescriptor(std::uint8_t type, std::uint64_t base, std::uint64_t limit_bytes) {
+  return (limit_bytes & 0xFFFF) | (base & 0xFF'FFFF) << 16 | (0x80ULL | type) << 40 | (limit_bytes >> 16 & 0xF) << 48 |
+         (base >> 24 & 0xFF) << 56;
+}
+
 // Flat descriptors of 4 GiB, accessed, for a GDT. AMD APM, sections "Legacy Segment Descriptors" and "Long-Mode Segment
 // Descriptors".
 inline constexpr std::uint64_t kDescriptorCode64 = 0x00AF'9B00'0000'FFFF;
