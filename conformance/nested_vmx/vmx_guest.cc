@@ -37,7 +37,7 @@ NESTBENCH_GUEST_CODE(VmxCommands,
                      "29: vmxoff\n jmp 10f\n"
                      "30: invept 0x68000, %rdx\n jmp 10f\n"
                      "31: invvpid 0x68000, %rdx\n jmp 10f\n"
-                     "32: mov %rcx, (%rdx)\n xor %eax, %eax\n"
+                     "32: mov %rcx, (%rdx)\n test %esi, %esi\n"
                      "10: pushfq\n popq 24(%rsi)\n"
                      "11: add $32, %rsi\n jmp 1b\n"
                      ".org nestbench_guest_VmxCommands_begin + 0x200\n"
