@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 
+#include "nestbench/abi/layout.h"
 #include "nestbench/abi/x86.h"
 #include "nestbench/vmm/machine/flat_machine.h"
 
@@ -36,6 +37,8 @@ constexpr auto kNothing = std::array<std::uint8_t, 0>{};
 constexpr auto kRdtsc = Code(0x0F, 0x31);
 constexpr auto kCpuid = Code(0x31, 0xC0, 0x0F, 0xA2);             // xor eax, eax; cpuid
 constexpr auto kUnusedPort = Code(0xBA, 0x80, 0x00, 0x00, 0x00);  // mov edx, 0x80
+// One that CPL3 may write to; no event is attached to it here.
+constexpr auto kPayloadPort = Code(0xBA, abi::kEventPort & 0xFF, abi::kEventPort >> 8, 0x00, 0x00);
 constexpr auto kEventPortSetUp = Code(0xBA, kEventPort & 0xFF, kEventPort >> 8, 0x00, 0x00);
 constexpr auto kOut = Code(0xEF);                                         // out dx, eax
 constexpr auto kEmptyAddress = Code(0x41, 0xBE, 0x00, 0x00, 0x00, 0xF0);  // mov r14d, 0xF0000000
@@ -187,12 +190,12 @@ constexpr auto kOperations = std::to_array<Operation>({
      .level2 = Level2::kHypervisorShadow},
     {.name = "l2_port_nested",
      .summary = "port write in a guest of the guest, which its hypervisor passes on to the VMM, with nested paging",
-     .set_up = kEventPortSetUp,
+     .set_up = kPayloadPort,
      .code = kOut,
      .level2 = Level2::kHypervisor},
     {.name = "l2_port_shadow",
      .summary = "port write in a guest of the guest, which its hypervisor passes on to the VMM, with shadow paging",
-     .set_up = kEventPortSetUp,
+     .set_up = kPayloadPort,
      .code = kOut,
      .level2 = Level2::kHypervisorShadow},
     {.name = "hlt_wake",
