@@ -247,6 +247,23 @@ TEST_F(UserMachineTest, RefusesAnImageThatIsNoElfFile) {
   EXPECT_EQ(machine.error().kind, ErrorKind::kMalformed);
 }
 
+// Intel SDM, volume 3, table "Format of an EPT Page-Directory Entry (PDE) that Maps a 2-MByte Page".
+TEST(PageTablesTest, WritesTheEntriesOfExtendedTables) {
+  GuestMemory memory;
+  auto region = MemoryRegion::Create({abi::GuestPhysAddr(0), 0x10000}, {});
+  ASSERT_TRUE(region) << region.error().ToString();
+  ASSERT_TRUE(memory.Add(std::move(*region)));
+  auto builder = PageTableBuilder::Create(memory, {abi::GuestPhysAddr(0), 0x4000}, PageTableFormat::kExtended);
+  ASSERT_TRUE(builder) << builder.error().ToString();
+  constexpr std::uint64_t kPage = 2ULL << 20;
+  ASSERT_TRUE(builder->Map(abi::GuestVirtAddr(0), abi::GuestPhysAddr(kPage), kPage, kPage, {.writable = true}));
+  const auto upper = memory.Read<std::uint64_t>(abi::GuestPhysAddr(0));
+  const auto leaf = memory.Read<std::uint64_t>(abi::GuestPhysAddr(0x2000));
+  ASSERT_TRUE(upper && leaf);
+  EXPECT_EQ(*upper, 0x1007U) << "read, write, execute";
+  EXPECT_EQ(*leaf, kPage | 0xB3) << "2 MiB, write-back, read, write; no rights of users, no execution";
+}
+
 TEST(PageTablesTest, RefusesAMappingTwiceAndOneThatDoesNotFit) {
   GuestMemory memory;
   auto region = MemoryRegion::Create({abi::GuestPhysAddr(0), 0x10000}, {});
