@@ -167,5 +167,29 @@ NESTBENCH_CONDITION(nested_vmx, VmxEpt, MemoryThatL1DoesNotHaveReachesNothing,
   EXPECT_EQ(exit->address.value(), 1ULL << 36) << "an access to MMIO of L1";
 }
 
+NESTBENCH_CONDITION(nested_vmx, VmxEpt, AnUnrestrictedGuestRunsInRealMode,
+                    "Intel SDM volume 3, Unrestricted Guests: CR0.PE and CR0.PG may be 0") {
+  if (LacksControls(kSecondaryControls, kSecondaryUnrestricted, "unrestricted guests")) return;
+  using namespace abi::x86;
+  constexpr std::uint64_t kSegmentBase = kL2Code & ~0xFFFFULL;
+  constexpr std::uint64_t kRealModeAccess = 0x93;  // present, data, written, accessed; 16 bits
+  SetField(kEntryControls, Field(kEntryControls) & ~std::uint64_t{kEntryGuest64});
+  SetField(kGuestEfer, Field(kGuestEfer) & ~(kEferLongModeEnable | kEferLongModeActive));
+  SetField(kGuestCr0, Field(kGuestCr0) & ~(kCr0ProtectedMode | kCr0Paging));
+  for (std::uint32_t segment = 0; segment < 6; ++segment) {
+    SetField(kGuestEsSelector + 2 * segment, kSegmentBase >> 4);
+    SetField(kGuestEsBase + 2 * segment, kSegmentBase);
+    SetField(kGuestEsLimit + 2 * segment, 0xFFFF);
+    SetField(kGuestEsAccess + 2 * segment, kRealModeAccess);
+  }
+  SetField(kGuestRip, kL2Code - kSegmentBase);
+  LoadL2({0xB8, 0x34, 0x12, 0x01, 0xC0, 0xF4});  // mov ax, 0x1234; add ax, ax; hlt
+  ExpectExit(kReasonHlt);
+  if (IsOver()) return;
+  EXPECT_EQ(Read(kGuestRip), kL2Code - kSegmentBase + 5);
+  EXPECT_EQ(L2Register(0) & 0xFFFF, 0x2468U);
+  EXPECT_EQ(Read(kGuestCr0) & kCr0ProtectedMode, 0U);
+}
+
 }  // namespace
 }  // namespace nestbench::conformance

@@ -50,6 +50,7 @@ inline constexpr std::uint32_t kIcrToSelf = 1U << 18;
 // The local APIC's timer. AMD APM, section "APIC Timer Interrupt"; the mode with a deadline: Intel SDM, volume 3,
 // sections "APIC Timer" and "TSC-Deadline Mode".
 inline constexpr std::uint32_t kApicLvtTimer = 0x320;
+inline constexpr std::uint32_t kLvtTimerPeriodic = 1U << 17;
 inline constexpr std::uint32_t kLvtTimerTscDeadline = 2U << 17;
 inline constexpr std::uint32_t kApicTimerInitialCount = 0x380;
 inline constexpr std::uint32_t kApicTimerDivide = 0x3E0;
