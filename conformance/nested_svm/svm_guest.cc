@@ -10,14 +10,12 @@ using namespace abi::svm;
 }  // namespace
 
 void SvmTest::SetUp() {
-  KvmTest::SetUp();
+  LongModeTest::SetUp();
   if (IsSkipped() || HasFatalFailure()) return;
   if (const auto can = vmm::CheckSvm(device()); !can) {
     ASSERT_EQ(can.error().kind, vmm::ErrorKind::kUnsupported) << can.error().ToString();
     GTEST_SKIP() << can.error().detail;
   }
-  LongModeTest::SetUp();
-  if (IsSkipped() || HasFatalFailure()) return;
   Kernel({0xB8, 0x00, 0x00, 0x05, 0x00,  // mov eax, kVmcb
           0x0F, 0x01, 0xD8,              // vmrun
           0xE6, kDonePort,               // out

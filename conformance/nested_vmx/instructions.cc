@@ -21,7 +21,6 @@ class VmxInstructions : public VmxTest {
   static constexpr std::uint64_t kErrorUnknownField = 12;
   static constexpr std::uint64_t kErrorReadOnlyField = 13;
   static constexpr std::uint64_t kErrorVmxonInRoot = 15;
-  static constexpr std::uint64_t kErrorBlockedByMovSs = 26;
   static constexpr std::uint64_t kErrorInvalidation = 28;
 
   void ExpectException(unsigned vector, Command command) {
@@ -122,7 +121,7 @@ NESTBENCH_CONDITION(nested_vmx, VmxInstructions, VmwriteOfExitInformationIsAsThe
                     "Intel SDM volume 3, VMWRITE: read-only component, error 13 unless IA32_VMX_MISC[29] is 1") {
   const auto misc = device().ReadFeatureMsr(kMsrMisc);
   ASSERT_TRUE(misc) << misc.error().ToString();
-  Evidence("IA32_VMX_MISC[29]", *misc >> 29 & 1);
+  Evidence("IA32_VMX_MISC[29]", static_cast<long long>(*misc >> 29 & 1));
   if (!EnterVmx()) return;
   if ((*misc >> 29 & 1) == 0) return ExpectError(kErrorReadOnlyField, {Op::kVmwrite, kExitReason, 5});
   Expect(Ending::kSucceeded, {Op::kVmwrite, kExitReason, 5});

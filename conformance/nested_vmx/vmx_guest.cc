@@ -83,14 +83,12 @@ VmxTest::Ending VmxTest::EndingOf(const Command& command) {
 }
 
 void VmxTest::SetUp() {
-  KvmTest::SetUp();
+  LongModeTest::SetUp();
   if (IsSkipped() || HasFatalFailure()) return;
   if (const auto can = vmm::CheckVmx(device()); !can) {
     ASSERT_EQ(can.error().kind, vmm::ErrorKind::kUnsupported) << can.error().ToString();
     GTEST_SKIP() << can.error().detail;
   }
-  LongModeTest::SetUp();
-  if (IsSkipped() || HasFatalFailure()) return;
   Kernel({});
   std::memcpy(&Word(kCode), VmxCommands().data(), VmxCommands().size());
   LoadL2({0xF4});
