@@ -53,6 +53,7 @@ constexpr std::uint32_t kHypervisorBit = 1U << 31;
 constexpr double kEmulatedAddNs = 3;  // the slowest real clock (800 MHz) needs 1.25
 constexpr double kEmulatedMultiplyNs =
     15;  // 5 cycles of hardware; every software emulator computes 80 bits in software
+constexpr double kLeastMultiplyInAdds = 2;  // one cycle against 4 and more; where each is one tick, ticks are counted
 
 }  // namespace
 
@@ -101,6 +102,10 @@ std::string EmulationEvidence(const std::vector<std::string>& signatures, double
   }
   if (x87_multiply_ns > kEmulatedMultiplyNs) {
     return fmt::format("a dependent 80-bit multiply takes {:.1f} ns; a CPU needs 1 to 6", x87_multiply_ns);
+  }
+  if (x87_multiply_ns < kLeastMultiplyInAdds * add_ns) {
+    return fmt::format("a dependent 80-bit multiply takes {:.1f} ns, as an add does: time is a count of instructions",
+                       x87_multiply_ns);
   }
   return {};
 }
