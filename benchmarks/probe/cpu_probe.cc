@@ -93,6 +93,10 @@ HypervisorCpuid ReadHypervisorCpuid() {
   return result;
 }
 
+bool CountsInstructions(double add_ns, double x87_multiply_ns) {
+  return x87_multiply_ns < kLeastMultiplyInAdds * add_ns;
+}
+
 std::string EmulationEvidence(const std::vector<std::string>& signatures, double add_ns, double x87_multiply_ns) {
   for (const std::string& signature : signatures) {
     if (signature == "TCGTCGTCGTCG") return "CPUID signature `TCGTCGTCGTCG`: QEMU's software emulator";
@@ -103,7 +107,7 @@ std::string EmulationEvidence(const std::vector<std::string>& signatures, double
   if (x87_multiply_ns > kEmulatedMultiplyNs) {
     return fmt::format("a dependent 80-bit multiply takes {:.1f} ns; a CPU needs 1 to 6", x87_multiply_ns);
   }
-  if (x87_multiply_ns < kLeastMultiplyInAdds * add_ns) {
+  if (CountsInstructions(add_ns, x87_multiply_ns)) {
     return fmt::format("a dependent 80-bit multiply takes {:.1f} ns, as an add does: time is a count of instructions",
                        x87_multiply_ns);
   }
@@ -125,6 +129,7 @@ void MeasureInstructionSpeed(const HypervisorCpuid& cpuid, ClockInfo& clock) {
   clock.x87_multiply_ns = multiply / kOperations;
   clock.emulated_reason = EmulationEvidence(cpuid.signatures, clock.add_ns, clock.x87_multiply_ns);
   clock.is_emulated = !clock.emulated_reason.empty();
+  clock.counts_instructions = CountsInstructions(clock.add_ns, clock.x87_multiply_ns);
 }
 
 Result<std::uint64_t> CalibrateTscHz(std::chrono::nanoseconds duration) {

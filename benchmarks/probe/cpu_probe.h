@@ -16,6 +16,9 @@ void MeasureInstructionSpeed(const HypervisorCpuid& cpuid, ClockInfo& clock);
 // TSC ticks per second against CLOCK_MONOTONIC_RAW over `duration`. kMalformed when the TSC does not advance.
 Result<std::uint64_t> CalibrateTscHz(std::chrono::nanoseconds duration);
 
+// Whether time is a count of instructions: each takes as long as any other.
+bool CountsInstructions(double add_ns, double x87_multiply_ns);
+
 // Verdict on measured speeds, apart so that it can be tested. Empty: hardware.
 std::string EmulationEvidence(const std::vector<std::string>& signatures, double add_ns, double x87_multiply_ns);
 

@@ -306,7 +306,7 @@ int Run(const RunRequest& request) {
   // There an entry of a guest takes up to a millisecond, which the payload's own clock does not see: with longer
   // batches it is below what the two clocks may disagree by.
   constexpr int kEmulatedBatches = 8;
-  if (host.clock->is_emulated) context.effort.batch_target *= kEmulatedBatches;
+  if (host.clock->is_emulated && !host.clock->counts_instructions) context.effort.batch_target *= kEmulatedBatches;
   ChooseDoorbell(host, context);
   if (!context.vm_unsupported.empty()) {
     spdlog::warn("no guest can run here: {}; measuring what can run without", context.vm_unsupported);

@@ -74,12 +74,13 @@ struct KvmInfo {
 struct ClockInfo {
   std::string source;
   std::vector<std::string> available;
-  std::uint64_t tsc_hz = 0;     // calibrated against CLOCK_MONOTONIC_RAW
-  bool tsc_invariant = false;   // constant_tsc and nonstop_tsc
-  bool is_emulated = false;     // times on this host mean nothing
-  std::string emulated_reason;  // what says so
-  double add_ns = 0;            // one dependent integer add
-  double x87_multiply_ns = 0;   // one dependent 80-bit multiply: software emulators need ten times a CPU's time
+  std::uint64_t tsc_hz = 0;          // calibrated against CLOCK_MONOTONIC_RAW
+  bool tsc_invariant = false;        // constant_tsc and nonstop_tsc
+  bool is_emulated = false;          // times on this host mean nothing
+  bool counts_instructions = false;  // an emulator's time is that of its instructions: no exit costs more than they do
+  std::string emulated_reason;       // what says so
+  double add_ns = 0;                 // one dependent integer add
+  double x87_multiply_ns = 0;        // one dependent 80-bit multiply: software emulators need ten times a CPU's time
 };
 
 struct Topology {
