@@ -65,13 +65,16 @@ Result<RunDeadline> RunDeadline::Start(Vcpu& vcpu, std::chrono::nanoseconds limi
   when.it_value.tv_nsec = limit.count() % 1'000'000'000;
   when.it_interval.tv_nsec = kRepeatNs;
   if (Mutated("deadline-never-fires")) when = {};
+  // Read before the timer is armed: read after it, a thread that was preempted in between has a timer that fires before
+  // `end`, and the destructor would take that expiry for a kick of someone else's and leave it to end the next run.
+  const auto end = std::chrono::steady_clock::now() + limit;
   if (::timer_settime(timer, 0, &when, nullptr) != 0) {
     const int error = errno;
     t_deadline_run = nullptr;
     ::timer_delete(timer);
     return Fail(Error::System("timer_settime", error));
   }
-  return RunDeadline(timer, std::chrono::steady_clock::now() + limit);
+  return RunDeadline(timer, end);
 }
 
 RunDeadline::RunDeadline(RunDeadline&& other) noexcept
