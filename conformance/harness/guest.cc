@@ -110,7 +110,7 @@ void GuestTest::SetUp() {
   kvm_regs regs = {};
   regs.rip = kEntry;
   regs.rsp = kStackTop;
-  regs.rflags = 2;
+  regs.rflags = kFirstFlags;
   ASSERT_TRUE(vcpu().SetRegs(regs));
 }
 

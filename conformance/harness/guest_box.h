@@ -215,7 +215,7 @@ class Box {
     kvm_regs regs = {};
     regs.rip = rip;
     regs.rsp = kStackTop;
-    regs.rflags = abi::x86::kRflagsReserved1;
+    regs.rflags = kFirstFlags;
     return vcpu_->SetRegs(regs);
   }
 

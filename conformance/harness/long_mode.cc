@@ -107,7 +107,7 @@ void LongModeTest::Enter(unsigned privilege, std::span<const std::byte> code) {
   regs.rip = kCode;
   regs.rsp = kStackTop;
   regs.rdi = kData;
-  regs.rflags = kRflagsReserved1;
+  regs.rflags = kFirstFlags;
   ASSERT_TRUE(vcpu().SetRegs(regs));
 }
 

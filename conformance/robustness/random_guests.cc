@@ -59,7 +59,7 @@ class RandomGuests : public RandomTest {
       Fill(&regs, sizeof(regs));
       regs.rip = Box::kCode;
       regs.rsp = Box::kStackTop;
-      regs.rflags = 2;
+      regs.rflags = kFirstFlags;
       // Half of the registers point at something that can be reached.
       for (auto* one : {&regs.rbx, &regs.rsi, &regs.rdi, &regs.rbp}) *one = Below(2 * Box::kBytes);
       ASSERT_TRUE(box->vcpu().SetRegs(regs));
@@ -303,7 +303,7 @@ NESTBENCH_CONDITION(robustness, RandomGuests, SixteenVcpusRunRandomCodeInOneVm,
       kvm_regs regs = {};
       regs.rsp = 0x7000;
       regs.rip = Box::kCode + std::uint64_t{id} * 16;
-      regs.rflags = 2;
+      regs.rflags = kFirstFlags;
       if (!vcpu->SetRegs(regs)) return;
       auto deadline = vmm::RunDeadline::Start(*vcpu, 200ms);
       if (!deadline) return;
