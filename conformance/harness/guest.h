@@ -23,8 +23,8 @@
 
 namespace nestbench::conformance {
 
-// RFLAGS that guests start with. Interrupts are on: nobody sends one that a test does not ask for, and a guest that spins
-// with them off stops Bochs 2.7 for good, which then takes its own host's timer no more.
+// RFLAGS that guests start with. Interrupts are on: nobody sends one that a test does not ask for, and a guest that
+// spins with them off stops Bochs 2.7 for good, which then takes its own host's timer no more.
 inline constexpr std::uint64_t kFirstFlags = abi::x86::kRflagsReserved1 | abi::x86::kRflagsInterrupts;
 
 // The errno of an ioctl as it is, without a library between; 0 when it succeeded.
