@@ -16,10 +16,11 @@ void SvmTest::SetUp() {
     ASSERT_EQ(can.error().kind, vmm::ErrorKind::kUnsupported) << can.error().ToString();
     GTEST_SKIP() << can.error().detail;
   }
-  Kernel({0xB8, 0x00, 0x00, 0x05, 0x00,  // mov eax, kVmcb
-          0x0F, 0x01, 0xD8,              // vmrun
-          0xE6, kDonePort,               // out
-          0xEB, 0xF4});                  // jmp to the begin
+  Kernel({0xB8, 0x00, 0x00, 0x05, 0x00,                        // mov eax, kVmcb
+          0x0F, 0x01, 0xD8,                                    // vmrun
+          0xE6, kDonePort,                                     // out
+          0xEB, 0xF4});                                        // jmp to the begin
+  SetRegister(&kvm_regs::rflags, abi::x86::kRflagsReserved1);  // L1 takes no interrupt that is meant for its L2
   auto sregs = vcpu().GetSregs();
   ASSERT_TRUE(sregs) << sregs.error().ToString();
   vmm::FillVmcb(*sregs, kVmcb, vmcb());
