@@ -39,10 +39,28 @@ Result<void> GuestMemory::Remove(abi::GuestPhysAddr start) {
   return {};
 }
 
-Result<std::span<std::byte>> GuestMemory::Slice(abi::GuestPhysAddr address, std::uint64_t size_bytes) const {
+const MemoryRegion* GuestMemory::Find(abi::GuestPhysAddr address, std::uint64_t size_bytes) const {
   for (const MemoryRegion& region : regions_) {
-    if (!region.range().Contains(address, Mutated("memory-bound-off-by-one") ? size_bytes - 1 : size_bytes)) continue;
-    return region.bytes().subspan(address.value() - region.range().start.value(), size_bytes);
+    if (region.range().Contains(address, Mutated("memory-bound-off-by-one") ? size_bytes - 1 : size_bytes)) {
+      return &region;
+    }
+  }
+  return nullptr;
+}
+
+std::optional<abi::GuestPhysAddr> GuestMemory::AddressOf(const std::byte* host) const {
+  const auto value = reinterpret_cast<std::uintptr_t>(host);
+  for (const MemoryRegion& region : regions_) {
+    const auto first = reinterpret_cast<std::uintptr_t>(region.bytes().data());
+    if (value < first || value - first >= region.bytes().size()) continue;
+    return abi::GuestPhysAddr(region.range().start.value() + (value - first));
+  }
+  return std::nullopt;
+}
+
+Result<std::span<std::byte>> GuestMemory::Slice(abi::GuestPhysAddr address, std::uint64_t size_bytes) const {
+  if (const MemoryRegion* region = Find(address, size_bytes); region != nullptr) {
+    return region->bytes().subspan(address.value() - region->range().start.value(), size_bytes);
   }
   return Fail(Error::InvalidArgument(
       "access guest memory", fmt::format("[{:#x}, +{:#x}) is not inside one region", address.value(), size_bytes)));

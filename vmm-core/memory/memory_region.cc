@@ -196,10 +196,20 @@ MemoryRegion::~MemoryRegion() {
   if (!reservation_.empty()) ::munmap(reservation_.data(), reservation_.size());
 }
 
-Result<void> MemoryRegion::Discard() const {
+Result<void> MemoryRegion::Discard() const { return DiscardPart(0, bytes_.size()); }
+
+Result<void> MemoryRegion::DiscardPart(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+  const std::uint64_t page_bytes = IsHugetlb(backing_) ? PageBytes(backing_) : abi::kPageBytes;
+  if (offset_bytes > bytes_.size() || size_bytes > bytes_.size() - offset_bytes || offset_bytes % page_bytes != 0 ||
+      size_bytes % page_bytes != 0) {
+    return Fail(Error::InvalidArgument("discard guest memory",
+                                       fmt::format("[{:#x}, +{:#x}) of {} is not whole pages of {} bytes inside it",
+                                                   offset_bytes, size_bytes, RangeText(range_), page_bytes)));
+  }
+  const auto part = bytes_.subspan(offset_bytes, size_bytes);
   // A shared mapping keeps its pages under MADV_DONTNEED; MADV_REMOVE punches them out of the memfd.
   const int advice = backing_ == Backing::kMemfd ? MADV_REMOVE : MADV_DONTNEED;
-  if (::madvise(bytes_.data(), bytes_.size(), advice) != 0) {
+  if (::madvise(part.data(), part.size(), advice) != 0) {
     return Fail(Error::System("madvise", errno, fmt::format("discard of {}", RangeText(range_))));
   }
   return {};

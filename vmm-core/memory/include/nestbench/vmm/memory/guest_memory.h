@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <optional>
 #include <span>
 #include <type_traits>
 
@@ -29,6 +30,12 @@ class GuestMemory {
   Result<void> Remove(abi::GuestPhysAddr start);
 
   [[nodiscard]] const std::deque<MemoryRegion>& regions() const { return regions_; }
+
+  // The region that has all of [address, address + size_bytes); nullptr when none has.
+  [[nodiscard]] const MemoryRegion* Find(abi::GuestPhysAddr address, std::uint64_t size_bytes) const;
+
+  // The guest-physical address behind a host byte of a region; none for any other.
+  [[nodiscard]] std::optional<abi::GuestPhysAddr> AddressOf(const std::byte* host) const;
 
   // The host bytes of [address, address + size_bytes), all inside one region. kInvalidArgument otherwise. The span is
   // hostile: copy out of it before deciding anything.

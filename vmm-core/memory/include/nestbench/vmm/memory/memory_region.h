@@ -61,6 +61,8 @@ class MemoryRegion {
 
   // Gives the pages back to the host: the next access finds zeroes and pays for a first touch.
   Result<void> Discard() const;
+  // The same for a part: whole pages (4 KiB; of a hugetlb backing its own), else kInvalidArgument.
+  Result<void> DiscardPart(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;
 
   // Bytes now backed by pages of 2 MiB or more, as /proc/self/smaps counts them.
   [[nodiscard]] Result<std::uint64_t> HugeBytes() const;
