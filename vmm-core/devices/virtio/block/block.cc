@@ -107,15 +107,9 @@ bool Block::Serve(bool may_sleep) {
     disk_->Collect(done_);
     return false;
   }
-  bool worked = false;
-  // A round that found something is followed by another: what came meanwhile is taken without a doorbell.
-  for (;;) {
-    const bool taken = TakeRequests(may_sleep);
-    const bool finished = FinishRequests();
-    if (!taken && !finished) return worked;
-    worked = true;
-    if (broken_) return worked;
-  }
+  // What came while a round was answered is taken by the next one, without a doorbell.
+  const bool taken = TakeRequests(may_sleep);
+  return FinishRequests() || taken;
 }
 
 bool Block::TakeRequests(bool may_sleep) {
@@ -133,9 +127,10 @@ bool Block::TakeFromQueue(std::size_t index, bool may_sleep) {
   Queue& queue = active_.queues[index];
   if (!queue.ready()) return false;
   bool taken = false;
+  std::size_t left = requests_.size();
   queue.DisableDoorbells();
   do {
-    while (!free_requests_.empty()) {
+    for (; left != 0 && !free_requests_.empty(); --left) {
       Request& request = *free_requests_.back();
       const Queue::Popped popped = queue.Pop(request.chain);
       if (popped == Queue::Popped::kEmpty) break;
@@ -153,7 +148,7 @@ bool Block::TakeFromQueue(std::size_t index, bool may_sleep) {
       }
     }
     // With no request left to hold more, the completions bring us back here.
-  } while (may_sleep && !free_requests_.empty() && queue.EnableDoorbells());
+  } while (may_sleep && left != 0 && !free_requests_.empty() && queue.EnableDoorbells());
   return taken;
 }
 

@@ -87,7 +87,9 @@ void Worker::Loop() {
   std::array<epoll_event, 16> events{};
   while (!stopping_.load(std::memory_order_acquire)) {
     if (options_.polling.poll_for.count() != 0 && Poll()) return;
-    serve_(true);
+    while (serve_(true)) {
+      if (stopping_.load(std::memory_order_acquire)) return;
+    }
     const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
     for (int i = 0; i < count; ++i) {
       const int fd = events[static_cast<std::size_t>(i)].data.fd;

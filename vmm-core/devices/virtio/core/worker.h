@@ -37,7 +37,9 @@ struct WorkerOptions {
 class Worker {
  public:
   // Called on the thread: at the start, after each wake-up, and while polling. `may_sleep`: the thread sleeps next, so
-  // doorbells must ring for what comes from now on. Returns whether it found anything to do.
+  // doorbells must ring for what comes from now on. Returns whether it found anything to do, and is then called again
+  // first: each call does a bounded amount of work, so that a guest that never stops asking does not keep the thread
+  // from ending.
   using Serve = std::function<bool(bool may_sleep)>;
 
   // Starts the thread. The descriptors stay the caller's and outlive this.

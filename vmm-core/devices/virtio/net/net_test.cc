@@ -1,0 +1,342 @@
+#include "devices/virtio/net/net.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <mutex>
+
+#include "devices/virtio/core/test_driver.h"
+#include "devices/virtio/net/offload.h"
+#include "devices/virtio/net/switch.h"
+#include "devices/virtio/net/tap.h"
+
+namespace nestbench::vmm::virtio {
+namespace {
+
+constexpr std::uint64_t kSendAt = TestDriver::kDataBase;
+constexpr std::uint64_t kReceiveAt = TestDriver::kDataBase + 0x10'0000;
+constexpr std::size_t kReceive = 0;
+constexpr std::size_t kSend = 1;
+constexpr std::size_t kControl = 2;
+constexpr std::uint64_t kPlain = TestDriver::kDefaultFeatures;
+constexpr std::uint64_t kMergeable = kPlain | Feature(VIRTIO_NET_F_MRG_RXBUF);
+
+// A wire whose other end is the test.
+class TestWire final : public NetPort {
+ public:
+  TestWire() : event_(CreateEventFd().value()) {}
+  [[nodiscard]] std::uint64_t offloads() const override { return 0; }
+  [[nodiscard]] std::uint16_t pairs() const override { return 2; }
+  Result<void> Configure(std::uint64_t /*features*/) override { return {}; }
+  [[nodiscard]] int receive_fd(std::uint16_t pair) const override { return pair == 0 ? event_.get() : other_.get(); }
+  [[nodiscard]] bool Send(std::uint16_t /*pair*/, std::span<const iovec> frame) override {
+    std::vector<std::byte> bytes(kFrameMaxBytes);
+    bytes.resize(CopyOut(frame, 0, bytes));
+    const std::scoped_lock lock(mutex_);
+    sent_.push_back(std::move(bytes));
+    return true;
+  }
+  [[nodiscard]] std::size_t Receive(std::uint16_t pair, std::span<std::byte> frame) override {
+    const std::scoped_lock lock(mutex_);
+    if (pair != 0 || waiting_.empty()) return 0;
+    const std::size_t size = waiting_.front().size();
+    std::memcpy(frame.data(), waiting_.front().data(), size);
+    waiting_.pop_front();
+    return size;
+  }
+
+  void Arrive(std::size_t frame_bytes, std::byte value) {
+    std::vector<std::byte> frame(kFrameHeaderBytes + frame_bytes, value);
+    std::fill_n(frame.begin(), kFrameHeaderBytes, std::byte{0});
+    const std::scoped_lock lock(mutex_);
+    waiting_.push_back(std::move(frame));
+    RingEventFd(event_.get());
+  }
+  [[nodiscard]] std::size_t sent() {
+    const std::scoped_lock lock(mutex_);
+    return sent_.size();
+  }
+
+ private:
+  UniqueFd event_;
+  UniqueFd other_ = CreateEventFd().value();
+  std::mutex mutex_;
+  std::deque<std::vector<std::byte>> waiting_;
+  std::vector<std::vector<std::byte>> sent_;
+};
+
+class NetTest : public testing::Test {
+ protected:
+  explicit NetTest(const NetOptions& options = {}) {
+    auto wire = std::make_unique<TestWire>();
+    wire_ = wire.get();
+    net_ = std::move(Net::Create(std::move(wire), options).value());
+    driver_ = std::make_unique<TestDriver>(*net_);
+  }
+  ~NetTest() override { driver_.reset(); }
+
+  TestWire* wire_ = nullptr;
+  std::unique_ptr<Net> net_;
+  std::unique_ptr<TestDriver> driver_;
+};
+
+TEST_F(NetTest, Sends) {
+  driver_->Start(kPlain);
+  for (std::uint32_t i = 0; i < 100; ++i) {
+    driver_->Offer(kSend, {{kSendAt, kFrameHeaderBytes, false}, {kSendAt + 64, 60 + i, false}}, i);
+    ASSERT_TRUE(driver_->Await(kSend).came);
+  }
+  EXPECT_EQ(wire_->sent(), 100U);
+  EXPECT_EQ(net_->counters().sent_frames, 100U);
+  EXPECT_EQ(net_->counters().sent_bytes, 100U * 60 + 99 * 50);
+}
+
+TEST_F(NetTest, ReceivesIntoOneBuffer) {
+  driver_->Start(kPlain);
+  wire_->Arrive(100, std::byte{7});  // before there is a buffer: it waits
+  driver_->Offer(kReceive, {{kReceiveAt, 2048, true}}, 5);
+  const auto done = driver_->Await(kReceive);
+  ASSERT_TRUE(done.came);
+  EXPECT_EQ(done.written_bytes, kFrameHeaderBytes + 100);
+  EXPECT_EQ(*driver_->Host(kReceiveAt + 111), std::byte{7});
+  EXPECT_EQ(driver_->memory().Read<std::uint16_t>(abi::GuestPhysAddr(kReceiveAt + 10)).value_or(0), 1U);
+}
+
+TEST_F(NetTest, DropsWhatOneBufferCannotHold) {
+  driver_->Start(kPlain);
+  driver_->Offer(kReceive, {{kReceiveAt, 64, true}}, 1);
+  wire_->Arrive(1000, std::byte{7});
+  const auto done = driver_->Await(kReceive);
+  ASSERT_TRUE(done.came);
+  EXPECT_EQ(done.written_bytes, 0U);
+  EXPECT_EQ(net_->counters().dropped_frames, 1U);
+}
+
+TEST_F(NetTest, SpreadsAFrameOverMergeableBuffers) {
+  driver_->Start(kMergeable);
+  wire_->Arrive(5000, std::byte{9});
+  for (std::uint32_t i = 0; i < 3; ++i) driver_->Offer(kReceive, {{kReceiveAt + i * 2048ULL, 2048, true}}, i);
+  std::uint32_t bytes = 0;
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    const auto done = driver_->Await(kReceive);
+    ASSERT_TRUE(done.came);
+    EXPECT_EQ(done.cookie, i);
+    bytes += done.written_bytes;
+  }
+  EXPECT_EQ(bytes, kFrameHeaderBytes + 5000);
+  EXPECT_EQ(driver_->memory().Read<std::uint16_t>(abi::GuestPhysAddr(kReceiveAt + 10)).value_or(0), 3U);
+  EXPECT_EQ(*driver_->Host(kReceiveAt + kFrameHeaderBytes + 4999), std::byte{9});
+}
+
+TEST_F(NetTest, NothingPassesWhileTheLinkIsDown) {
+  driver_->Start(kPlain);
+  EXPECT_EQ(driver_->Read(VIRTIO_MMIO_CONFIG + 4) >> 16, 0x0001U);
+  const std::uint32_t generation = driver_->Read(VIRTIO_MMIO_CONFIG_GENERATION);
+  net_->SetLink(false);
+  EXPECT_NE(driver_->Read(VIRTIO_MMIO_CONFIG_GENERATION), generation);
+  EXPECT_NE(driver_->Read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG, 0U);
+  EXPECT_EQ(driver_->Read(VIRTIO_MMIO_CONFIG + 4) >> 16, 0U);
+  driver_->Offer(kSend, {{kSendAt, 80, false}});
+  ASSERT_TRUE(driver_->Await(kSend).came);
+  EXPECT_EQ(wire_->sent(), 0U);
+  EXPECT_EQ(net_->counters().dropped_frames, 1U);
+  net_->SetLink(true);
+  driver_->Offer(kSend, {{kSendAt, 80, false}});
+  ASSERT_TRUE(driver_->Await(kSend).came);
+  EXPECT_EQ(wire_->sent(), 1U);
+}
+
+TEST_F(NetTest, TheControlQueueSetsThePairs) {
+  driver_->Start(kPlain | Feature(VIRTIO_NET_F_CTRL_VQ));
+  const auto ask = [&](std::uint8_t command_class, std::uint16_t pairs) {
+    const std::array<std::uint8_t, 4> command = {command_class, 0, static_cast<std::uint8_t>(pairs),
+                                                 static_cast<std::uint8_t>(pairs >> 8)};
+    std::memcpy(driver_->Host(kSendAt), command.data(), command.size());
+    driver_->Offer(kControl, {{kSendAt, 4, false}, {kReceiveAt, 1, true}});
+    EXPECT_TRUE(driver_->Await(kControl).came);
+    return *driver_->Host(kReceiveAt);
+  };
+  EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 2), std::byte{VIRTIO_NET_OK});
+  EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 0), std::byte{VIRTIO_NET_ERR});
+  EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 3), std::byte{VIRTIO_NET_ERR});
+  EXPECT_EQ(ask(VIRTIO_NET_CTRL_RX, 1), std::byte{VIRTIO_NET_ERR});
+}
+
+TEST_F(NetTest, BreaksOnAFrameWithoutHeader) {
+  driver_->Start(kPlain);
+  driver_->Offer(kSend, {{kSendAt, kFrameHeaderBytes - 1, false}});
+  EXPECT_TRUE(driver_->BrokeWith(QueueFault::kBadRequest));
+}
+
+TEST_F(NetTest, BreaksOnAReceiveBufferThatIsNone) {
+  driver_->Start(kMergeable);
+  driver_->Offer(kReceive, {{kReceiveAt, 4, true}});
+  wire_->Arrive(100, std::byte{1});
+  EXPECT_TRUE(driver_->BrokeWith(QueueFault::kBadRequest));
+}
+
+class LimitedNetTest : public NetTest {
+ protected:
+  LimitedNetTest() : NetTest({.from_guest = {.bytes_per_s = 0, .frames_per_s = 1000}}) {}
+};
+
+// Not how fast, only that it waits and then goes on: the burst is 100 frames.
+TEST_F(LimitedNetTest, MakesFramesWaitAndLosesNone) {
+  driver_->Start(kPlain);
+  for (std::uint32_t i = 0; i < 150; ++i) {
+    driver_->Offer(kSend, {{kSendAt, 80, false}}, i);
+    ASSERT_TRUE(driver_->Await(kSend).came);
+  }
+  EXPECT_EQ(wire_->sent(), 150U);
+  EXPECT_GT(net_->counters().throttles, 0U);
+}
+
+// Two guests on one switch.
+class SwitchTest : public testing::Test {
+ protected:
+  struct Guest {
+    explicit Guest(Switch& wires) {
+      auto made = wires.AddPort();
+      port = made->get();
+      net = std::move(Net::Create(std::move(*made), {}).value());
+      driver = std::make_unique<TestDriver>(*net);
+    }
+    const NetPort* port;
+    std::unique_ptr<Net> net;
+    std::unique_ptr<TestDriver> driver;
+  };
+
+  static std::array<std::byte, 64> Frame(std::uint8_t to, std::uint8_t from) {
+    std::array<std::byte, 64> frame{};
+    frame[5] = std::byte{to};
+    frame[11] = std::byte{from};
+    if (to == 0xFF) std::fill_n(frame.begin(), 6, std::byte{0xFF});
+    return frame;
+  }
+  static void SendFrom(Guest& guest, std::uint8_t to, std::uint8_t from) {
+    const auto frame = Frame(to, from);
+    std::memset(guest.driver->Host(kSendAt), 0, kFrameHeaderBytes);
+    std::memcpy(guest.driver->Host(kSendAt + kFrameHeaderBytes), frame.data(), frame.size());
+    guest.driver->Offer(kSend, {{kSendAt, static_cast<std::uint32_t>(kFrameHeaderBytes + frame.size()), false}});
+    EXPECT_TRUE(guest.driver->Await(kSend).came);
+  }
+  static bool Arrived(Guest& guest) {
+    guest.driver->Offer(kReceive, {{kReceiveAt, 2048, true}});
+    return guest.driver->Await(kReceive).written_bytes == kFrameHeaderBytes + 64;
+  }
+
+  Switch switch_;
+  Guest a_{switch_};
+  Guest b_{switch_};
+  Guest c_{switch_};
+};
+
+TEST_F(SwitchTest, LearnsWhoIsWhere) {
+  for (Guest* guest : {&a_, &b_, &c_}) guest->driver->Start(kPlain);
+  SendFrom(a_, 0xFF, 1);  // to all
+  EXPECT_TRUE(Arrived(b_));
+  EXPECT_TRUE(Arrived(c_));
+  SendFrom(b_, 1, 2);  // an answer: only to the one that asked
+  EXPECT_TRUE(Arrived(a_));
+  SendFrom(a_, 2, 1);
+  EXPECT_TRUE(Arrived(b_));
+  EXPECT_EQ(c_.net->counters().received_frames, 1U);
+  EXPECT_EQ(switch_.counters(*a_.port).received_frames, 1U);
+}
+
+TEST_F(SwitchTest, DropsWhatAPortHasNoRoomFor) {
+  a_.driver->Start(kPlain);
+  for (std::size_t i = 0; i < Switch::kPortMaxFrames + 10; ++i) SendFrom(a_, 0xFF, 1);
+  EXPECT_EQ(switch_.counters(*b_.port).dropped_frames, 10U);
+}
+
+// A TCP segment over IPv4 of `payload` bytes, with the sum of the pseudo header where the checksum goes.
+std::vector<std::byte> TcpFrame(std::size_t payload) {
+  std::vector<std::byte> frame(14 + 20 + 20 + payload);
+  frame[12] = std::byte{8};
+  frame[14] = std::byte{0x45};
+  frame[16] = static_cast<std::byte>((40 + payload) >> 8);
+  frame[17] = static_cast<std::byte>(40 + payload);
+  frame[22] = std::byte{64};
+  frame[23] = std::byte{6};
+  for (std::size_t i = 0; i < 8; ++i) frame[26 + i] = static_cast<std::byte>(10 + i);
+  frame[46] = std::byte{0x50};
+  frame[47] = std::byte{0x19};  // ACK, PSH, FIN
+  for (std::size_t i = 0; i < payload; ++i) frame[54 + i] = static_cast<std::byte>(i * 7);
+  return frame;
+}
+
+std::uint32_t SumOf(std::span<const std::byte> bytes) {
+  std::uint32_t sum = 0;
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    sum += std::to_integer<std::uint32_t>(bytes[i]) << (i % 2 == 0 ? 8 : 0);
+  }
+  while (sum >> 16 != 0) sum = (sum & 0xFFFF) + (sum >> 16);
+  return sum;
+}
+
+TEST(OffloadTest, CutsALongSegmentIntoValidOnes) {
+  auto frame = TcpFrame(2500);
+  FrameHeader header{};
+  header.hdr.gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
+  header.hdr.gso_size = 1000;
+  std::vector<std::size_t> sizes;
+  std::uint32_t next_sequence = 0;
+  ASSERT_TRUE(SegmentTcp(header, frame, [&](std::span<const std::byte> segment) {
+    sizes.push_back(segment.size() - 54);
+    EXPECT_EQ(SumOf(segment.subspan(14, 20)), 0xFFFFU);  // RFC 1071: a right header sums to all ones
+    const auto tcp_bytes = static_cast<std::uint32_t>(segment.size() - 34);
+    const std::uint32_t all = SumOf(segment.subspan(34)) + SumOf(segment.subspan(26, 8)) + 6 + tcp_bytes;
+    EXPECT_EQ((all & 0xFFFF) + (all >> 16), 0xFFFFU);
+    std::uint32_t sequence = 0;
+    for (std::size_t i = 38; i < 42; ++i) sequence = sequence << 8 | std::to_integer<std::uint32_t>(segment[i]);
+    EXPECT_EQ(sequence, next_sequence);
+    next_sequence += static_cast<std::uint32_t>(segment.size() - 54);
+    EXPECT_EQ(segment[54], static_cast<std::byte>(sequence * 7));
+    EXPECT_EQ(segment[47], next_sequence == 2500 ? std::byte{0x19} : std::byte{0x10});
+  }));
+  EXPECT_EQ(sizes, (std::vector<std::size_t>{1000, 1000, 500}));
+}
+
+TEST(OffloadTest, RefusesWhatIsNotWhatItSays) {
+  FrameHeader header{};
+  header.hdr.gso_size = 1000;
+  const auto never = [](std::span<const std::byte> /*segment*/) { ADD_FAILURE(); };
+  std::vector<std::byte> tiny(20);
+  EXPECT_FALSE(SegmentTcp(header, tiny, never));
+  auto udp = TcpFrame(100);
+  udp[23] = std::byte{17};
+  EXPECT_FALSE(SegmentTcp(header, udp, never));
+  auto long_header = TcpFrame(10);
+  long_header[46] = std::byte{0xF0};
+  EXPECT_FALSE(SegmentTcp(header, long_header, never));
+  header.hdr.gso_size = 0;
+  auto good = TcpFrame(100);
+  EXPECT_FALSE(SegmentTcp(header, good, never));
+  header.hdr.csum_start = 100;
+  header.hdr.csum_offset = 65535;
+  EXPECT_FALSE(CompleteChecksum(header, good));
+}
+
+TEST(OffloadTest, CompletesAChecksum) {
+  auto frame = TcpFrame(101);
+  const std::uint32_t pseudo = SumOf(std::span(frame).subspan(26, 8)) + 6 + 121;
+  frame[50] = static_cast<std::byte>(pseudo >> 8);
+  frame[51] = static_cast<std::byte>(pseudo);
+  FrameHeader header{};
+  header.hdr.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+  header.hdr.csum_start = 34;
+  header.hdr.csum_offset = 16;
+  ASSERT_TRUE(CompleteChecksum(header, frame));
+  EXPECT_EQ(header.hdr.flags, 0U);
+  const std::uint32_t all = SumOf(std::span(frame).subspan(34)) + pseudo;
+  EXPECT_EQ((all & 0xFFFF) + (all >> 16), 0xFFFFU);
+}
+
+TEST(TapTest, SaysWhyItCannotOpen) {
+  EXPECT_EQ(Tap::Open("").error().kind, ErrorKind::kInvalidArgument);
+  EXPECT_EQ(Tap::Open("a-name-that-is-too-long").error().kind, ErrorKind::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace nestbench::vmm::virtio

@@ -1,0 +1,25 @@
+// What a network card does for a frame that was sent unfinished: the checksum, and the cutting of a long TCP segment.
+// For a receiver that did not agree to do without. Sources: Virtual I/O Device (VIRTIO) Version 1.2, section "Packet
+// Transmission"; RFC 791, RFC 793, RFC 1071, RFC 8200.
+//
+// Frames come from guests: every offset in header and packet is checked against the frame.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <span>
+
+#include "devices/virtio/net/port.h"
+
+namespace nestbench::vmm::virtio {
+
+// Writes the checksum that the header asks for into `frame` (header not included) and clears the request. False, and
+// nothing changed, when it points outside.
+[[nodiscard]] bool CompleteChecksum(FrameHeader& header, std::span<std::byte> frame);
+
+// Cuts a TCP segment into those of header.hdr.gso_size bytes, each with checksums and a header of its own. False when
+// the frame is not what its header says; then nothing was given to `send`. `frame` is spoiled.
+[[nodiscard]] bool SegmentTcp(const FrameHeader& header, std::span<std::byte> frame,
+                              const std::function<void(std::span<const std::byte>)>& send);
+
+}  // namespace nestbench::vmm::virtio
