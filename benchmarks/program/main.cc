@@ -14,6 +14,7 @@
 #include <system_error>
 #include <vector>
 
+#include "boot_command.h"
 #include "exit_codes.h"
 #include "nestbench/probe/probe.h"
 #include "nestbench/result/recover.h"
@@ -116,6 +117,27 @@ void AddTenantOptions(CLI::App& command, RunRequest& request) {
                   "random faults among many guests for so many seconds, after everything else")
       ->check(CLI::Range(1, 1'000'000))
       ->group(kContainment);
+}
+
+void AddBootOptions(CLI::App& command, BootRequest& request) {
+  command.add_option("--kernel", request.kernel, "bzImage, or vmlinux with a PVH entry")->required();
+  command.add_option("--initrd", request.initramfs, "initramfs");
+  command.add_option("--disk", request.disks, "FILE[,direct][,ro]: a file or block device, as often as wanted");
+  command.add_option("--ram-disk", request.ram_disks, "a disk of so much memory (64M, 1G)")
+      ->transform(CLI::AsSizeValue(false));
+  command.add_option("--net", request.nets, "tap:NAME, as often as wanted");
+  command.add_option("--cpus", request.vcpus, "vCPUs (default 1)")->check(CLI::Range(1, 64));
+  command.add_option("--memory", request.memory_bytes, "of the guest (default 512M)")
+      ->transform(CLI::AsSizeValue(false));
+  command.add_option("--append", request.append, "more for the kernel's command line");
+  command.add_option("--timeout", request.timeout_s, "seconds; then the guest is ended")->check(CLI::Range(0.1, 1e7));
+  command.add_flag("--balloon", request.balloon, "with a balloon device");
+  constexpr const char* kPaths = "Ways of the devices, to be measured against each other";
+  command.add_flag("--exit-doorbells", request.exit_doorbells, "doorbells as exits, not as ioeventfds")->group(kPaths);
+  command.add_flag("--ioctl-interrupts", request.ioctl_interrupts, "interrupts by ioctl, not by irqfd")->group(kPaths);
+  command.add_option("--poll", request.poll_us, "microseconds that a device's thread asks before it sleeps")
+      ->check(CLI::Range(0.0, 1e9))
+      ->group(kPaths);
 }
 
 // "2/4": the second of four.
@@ -221,6 +243,13 @@ int Main(int argc, char** argv) {
   recover->add_flag("--replace", replace, "also when the folder holds a result.json already");
   recover->footer(Footer("  nestbench recover results/20260131T120000Z-1a2b3c\n"));
 
+  BootRequest booted;
+  auto* boot = app.add_subcommand("boot", "boot a Linux kernel, its console on this terminal (Ctrl-A x ends it)");
+  AddBootOptions(*boot, booted);
+  boot->footer(
+      Footer("  nestbench boot --kernel bzImage --initrd initramfs.cpio --cpus 2 --memory 1G\n"
+             "  nestbench boot --kernel bzImage --disk root.img,direct --net tap:tap0 --append 'root=/dev/vda'\n"));
+
   WatchRequest watched;
   double watch_s = 0;
   auto* watch =
@@ -273,6 +302,7 @@ int Main(int argc, char** argv) {
     watched.duration = std::chrono::milliseconds(static_cast<std::int64_t>(watch_s * 1000));
     return Watch(watched);
   }
+  if (boot->parsed()) return Boot(booted);
   if (probe->parsed()) return ProbeCommand(as_json);
   return RecoverCommand(folder, replace);
 }

@@ -33,7 +33,7 @@ install(FILES
   DESTINATION ${share}/reports/node_modules/echarts)
 
 set(library_targets nestbench_abi nestbench_vmm_base nestbench_vmm_memory nestbench_vmm_kvm nestbench_vmm_bus
-  nestbench_vmm_devices nestbench_vmm_loader nestbench_vmm_machine)
+  nestbench_vmm_devices nestbench_vmm_virtio nestbench_vmm_loader nestbench_vmm_machine)
 foreach(target IN LISTS library_targets)
   string(REGEX REPLACE "^nestbench_" "" export_name ${target})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${export_name})  # nestbench::vmm_machine, nestbench::abi, ...
