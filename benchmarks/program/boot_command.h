@@ -9,19 +9,19 @@ namespace nestbench::program {
 
 struct BootRequest {
   std::string kernel;
-  std::string initramfs;                  // empty: none
-  std::vector<std::string> disks;         // FILE[,direct][,ro]
-  std::vector<std::uint64_t> ram_disks;   // bytes
-  std::vector<std::string> nets;          // tap:NAME
+  std::string initramfs;                 // empty: none
+  std::vector<std::string> disks;        // FILE[,direct][,ro]
+  std::vector<std::uint64_t> ram_disks;  // bytes
+  std::vector<std::string> nets;         // tap:NAME
   std::uint32_t vcpus = 1;
   std::uint64_t memory_bytes = 512ULL << 20;
   std::string append;
-  double timeout_s = 0;                   // 0: none
-  bool exit_doorbells = false;            // each doorbell leaves to this process, instead of an ioeventfd
-  bool ioctl_interrupts = false;          // each interrupt is an ioctl, instead of an irqfd
-  double poll_us = 0;                     // device threads ask for so long before they sleep
+  double timeout_s = 0;           // 0: none
+  bool exit_doorbells = false;    // each doorbell leaves to this process, instead of an ioeventfd
+  bool ioctl_interrupts = false;  // each interrupt is an ioctl, instead of an irqfd
+  double poll_us = 0;             // device threads ask for so long before they sleep
   bool balloon = false;
-  bool quiet = false;                     // no summary
+  bool quiet = false;  // no summary
 };
 
 // Returns the exit code: 0 the guest switched off or reset itself, 1 it did not within the time, 2 usage, 5 this host

@@ -38,8 +38,8 @@ Result<LinuxImage> ParseBzImage(std::span<const std::byte> file, const setup_hea
   const std::size_t sectors = header.setup_sects == 0 ? kSetupSectorsDefault : header.setup_sects;
   const std::size_t setup_bytes = (sectors + 1) * kSectorBytes;
   if (file.size() <= setup_bytes + kEntry64Offset) {
-    return Fail(Error::Malformed(kWhat, fmt::format("{} bytes, of which {} are set-up code: the kernel is cut off",
-                                                    file.size(), setup_bytes)));
+    return Fail(Error::Malformed(
+        kWhat, fmt::format("{} bytes, of which {} are set-up code: the kernel is cut off", file.size(), setup_bytes)));
   }
   const auto kernel = file.subspan(setup_bytes);
   if (std::uint64_t{header.syssize} * 16 > kernel.size()) {
@@ -112,15 +112,14 @@ class VmlinuxParser {
     if (program.p_memsz == 0) return {};
     const abi::GuestPhysRange allowed{GuestPhysAddr(kLowestLoad), kMaxEnd - kLowestLoad};
     if (program.p_filesz > program.p_memsz || !allowed.Contains(GuestPhysAddr(program.p_paddr), program.p_memsz)) {
-      return Malformed(fmt::format("program header {} wants {:#x} bytes at {:#x}", index, program.p_memsz,
-                                   program.p_paddr));
+      return Malformed(
+          fmt::format("program header {} wants {:#x} bytes at {:#x}", index, program.p_memsz, program.p_paddr));
     }
     image_.pieces.push_back({GuestPhysAddr(program.p_paddr), file_.subspan(program.p_offset, program.p_filesz)});
-    const std::uint64_t start = image_.range.size_bytes == 0
-                                    ? program.p_paddr
-                                    : std::min(image_.range.start.value(), program.p_paddr);
-    const std::uint64_t end = std::max(image_.range.start.value() + image_.range.size_bytes,
-                                       program.p_paddr + program.p_memsz);
+    const std::uint64_t start =
+        image_.range.size_bytes == 0 ? program.p_paddr : std::min(image_.range.start.value(), program.p_paddr);
+    const std::uint64_t end =
+        std::max(image_.range.start.value() + image_.range.size_bytes, program.p_paddr + program.p_memsz);
     image_.range = {GuestPhysAddr(start), end - start};
     return {};
   }

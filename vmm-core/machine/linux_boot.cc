@@ -126,9 +126,10 @@ Result<GuestPhysAddr> WriteInitramfs(const GuestMemory& memory, const LinuxBoot&
   const std::uint64_t kernel_end = boot.image->range.start.value() + boot.image->range.size_bytes;
   if (end < kernel_end || boot.initramfs.size() > end - kernel_end - abi::kPageBytes) {
     return Fail(Error::InvalidArgument(
-        "load initramfs", fmt::format("its {} bytes do not fit behind the kernel, which needs memory up to {:#x}, below "
-                                      "{:#x}: give the guest more memory",
-                                      boot.initramfs.size(), kernel_end, end)));
+        "load initramfs",
+        fmt::format("its {} bytes do not fit behind the kernel, which needs memory up to {:#x}, below "
+                    "{:#x}: give the guest more memory",
+                    boot.initramfs.size(), kernel_end, end)));
   }
   const GuestPhysAddr address((end - boot.initramfs.size()) / abi::kPageBytes * abi::kPageBytes);
   if (auto done = memory.WriteBytes(address, boot.initramfs); !done) return Fail(std::move(done.error()));
@@ -140,9 +141,9 @@ Result<GuestPhysAddr> WriteInitramfs(const GuestMemory& memory, const LinuxBoot&
 Result<void> WriteLinux(const GuestMemory& memory, const LinuxBoot& boot) {
   const LinuxImage& image = *boot.image;
   if (boot.command_line.size() > image.command_line_max_bytes) {
-    return Fail(Error::InvalidArgument("boot Linux", fmt::format("a command line of {} bytes; this kernel takes {}",
-                                                                 boot.command_line.size(),
-                                                                 image.command_line_max_bytes)));
+    return Fail(
+        Error::InvalidArgument("boot Linux", fmt::format("a command line of {} bytes; this kernel takes {}",
+                                                         boot.command_line.size(), image.command_line_max_bytes)));
   }
   if (image.range.start.value() + image.range.size_bytes > boot.low_bytes) {
     return Fail(Error::InvalidArgument(

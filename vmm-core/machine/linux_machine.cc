@@ -145,8 +145,12 @@ struct LinuxMachine::State {
         sink(output),
         serial_irq(vm, kSerialGsi),
         serial(serial_irq, sink),
-        keyboard([this] { End({LinuxEnd::kReset, {}}); }),
-        power([this] { End({LinuxEnd::kPoweredOff, {}}); }),
+        keyboard([this] {
+          End({LinuxEnd::kReset, {}});
+        }),
+        power([this] {
+          End({LinuxEnd::kPoweredOff, {}});
+        }),
         wake(std::move(event)),
         vcpu_count(vcpus) {}
 
@@ -221,11 +225,11 @@ Result<void> LinuxMachine::State::Attach(virtio::Function& function, std::size_t
   const std::uint64_t base = kVirtioBase + index * kVirtioStride;
   if (options.doorbells_in_kernel) {
     for (std::size_t queue = 0; queue < attached.transport->queue_count(); ++queue) {
-      auto done = vm.AttachIoEvent(attached.transport->doorbell(queue),
-                                   {.address = base + virtio::MmioTransport::kNotifyOffset,
-                                    .width_bytes = 4,
-                                    .match_value = true,
-                                    .value = queue});
+      auto done =
+          vm.AttachIoEvent(attached.transport->doorbell(queue), {.address = base + virtio::MmioTransport::kNotifyOffset,
+                                                                 .width_bytes = 4,
+                                                                 .match_value = true,
+                                                                 .value = queue});
       if (!done) return done;
     }
   }
@@ -267,8 +271,7 @@ Result<std::unique_ptr<LinuxMachine>> LinuxMachine::Create(const KvmDevice& devi
   if (done) done = vm->CreateIrqChip();
   if (done) done = vm->CreatePit();
   if (!done) return Fail(std::move(done.error()));
-  auto state =
-      std::make_unique<State>(device, std::move(*vm), options.serial_output, std::move(*wake), options.vcpus);
+  auto state = std::make_unique<State>(device, std::move(*vm), options.serial_output, std::move(*wake), options.vcpus);
   state->image = std::move(*image);
   if (done = state->Connect(options); !done) return Fail(std::move(done.error()));
   return std::unique_ptr<LinuxMachine>(new LinuxMachine(std::move(state)));
@@ -339,8 +342,8 @@ void LinuxMachine::State::Loop(Vcpu& vcpu) {
     if (!entered) return EndBroken(entered.error());
     if (ending.load(std::memory_order_acquire)) {
       if (hang_suspected.load(std::memory_order_acquire) && vcpu.id() == abi::VcpuId{0}) {
-        End({LinuxEnd::kUnsupported,
-             fmt::format("no sign of life on the serial port; the first vCPU is here:\n{}", ToString(vcpu.Snapshot()))});
+        End({LinuxEnd::kUnsupported, fmt::format("no sign of life on the serial port; the first vCPU is here:\n{}",
+                                                 ToString(vcpu.Snapshot()))});
       }
       return;
     }

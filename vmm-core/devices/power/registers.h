@@ -8,10 +8,10 @@
 
 namespace nestbench::vmm::power {
 
-inline constexpr std::uint64_t kStatus = 0;    // 2 bytes, write one to clear
-inline constexpr std::uint64_t kEnable = 2;    // 2 bytes
-inline constexpr std::uint64_t kControl = 4;   // 2 bytes
-inline constexpr std::uint64_t kTimer = 8;     // 4 bytes, RO
+inline constexpr std::uint64_t kStatus = 0;   // 2 bytes, write one to clear
+inline constexpr std::uint64_t kEnable = 2;   // 2 bytes
+inline constexpr std::uint64_t kControl = 4;  // 2 bytes
+inline constexpr std::uint64_t kTimer = 8;    // 4 bytes, RO
 inline constexpr std::uint64_t kPortCount = 12;
 inline constexpr std::size_t kEventBytes = 4;
 inline constexpr std::size_t kControlBytes = 2;

@@ -33,8 +33,8 @@ struct LinuxImage {
     std::span<const std::byte> bytes;
   };
   std::vector<Piece> pieces;
-  abi::GuestPhysRange range;  // that the kernel needs until it looks after itself
-  setup_header header{};      // of a bzImage: goes into boot_params
+  abi::GuestPhysRange range;                    // that the kernel needs until it looks after itself
+  setup_header header{};                        // of a bzImage: goes into boot_params
   std::uint64_t initrd_max = 0x37FF'FFFF;       // the highest address of the initramfs
   std::uint32_t command_line_max_bytes = 2047;  // without the end
 };
