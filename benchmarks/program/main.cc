@@ -202,11 +202,15 @@ int Main(int argc, char** argv) {
       Footer("  nestbench run overhead --profile standard\n"
              "  nestbench run all --filter 'cpu_' --rounds 10 --seed 1 --out DIR\n"
              "  nestbench run exits --json-only\n"
+             "  nestbench run io --profile standard --reference fio\n"
              "  nestbench run density --guests 2000 --idle\n"
              "  nestbench run density --budget-memory 1G --budget-cpus 1.5\n"
              "  nestbench run containment --tries 20 --profile standard\n"));
   AddRunOptions(*run, request);
   AddTenantOptions(*run, request);
+  std::string reference;
+  run->add_option("--reference", reference, "of io: fio's numbers beside ours; Debian package fio")
+      ->check(CLI::IsMember({"fio"}));
 
   bool ids_only = false;
   std::string list_profile = "full";
@@ -284,6 +288,7 @@ int Main(int argc, char** argv) {
     return Run(request);
   }
   if (run->parsed()) {
+    request.io.fio = reference == "fio";
     request.scenarios = {scenario};
     if (scenario == "all") request.scenarios.assign(kScenarioNames.begin(), kScenarioNames.end());
     return Run(request);

@@ -56,6 +56,8 @@ constexpr NamedScenario kScenarios[] = {
     {"overhead", scenarios::RunOverhead,
      [](const RunContext& context) { return vmm::Result<std::vector<std::string>>(scenarios::OverheadIds(context)); }},
     {"exits", scenarios::RunExits, scenarios::ExitsIds},
+    {"io", scenarios::RunIo,
+     [](const RunContext& context) { return vmm::Result<std::vector<std::string>>(scenarios::IoIds(context)); }},
     {"density", scenarios::RunDensity,
      [](const RunContext& context) { return vmm::Result<std::vector<std::string>>(scenarios::DensityIds(context)); }},
     {"isolation", scenarios::RunIsolation,
@@ -267,7 +269,7 @@ int Run(const RunRequest& request) {
   context.rounds = request.rounds;
   if (request.rounds) {
     context.effort.rounds = context.effort.micro_rounds = *request.rounds;
-    context.effort.budget = context.effort.micro_budget = 0s;
+    context.effort.budget = context.effort.micro_budget = context.effort.io_budget = 0s;
   }
   context.seed = request.seed ? *request.seed : DrawSeed();
   context.quiet = request.json_only;
@@ -276,6 +278,7 @@ int Run(const RunRequest& request) {
   context.density = request.density;
   context.containment = request.containment;
   context.conformance = request.conformance;
+  context.io = request.io;
   context.schedules = request.schedules;
 
   std::size_t selected = 0;
@@ -316,7 +319,7 @@ int Run(const RunRequest& request) {
   // Tenants of a run that was killed would disturb this one.
   std::optional<tenancy::CgroupTree> cgroups;
   const bool has_tenants = std::ranges::any_of(request.scenarios, [](const std::string& name) {
-    return name != "overhead" && name != "exits" && name != kCosts && name != kConformance;
+    return name != "overhead" && name != "exits" && name != "io" && name != kCosts && name != kConformance;
   });
   if (has_tenants) PrepareTenants(request, cgroups, context);
   if (has_budget && context.cgroups == nullptr) {

@@ -13,8 +13,8 @@
 namespace nestbench::program {
 
 // In the order in which they run.
-inline constexpr std::array<const char*, 5> kScenarioNames = {"overhead", "exits", "density", "isolation",
-                                                              "containment"};
+inline constexpr std::array<const char*, 6> kScenarioNames = {"overhead", "exits",     "io",
+                                                              "density",  "isolation", "containment"};
 
 // Not among them: `run all` is about guests as they are used, not about single operations.
 inline constexpr const char* kCosts = "costs";
@@ -34,6 +34,7 @@ struct RunRequest {
   scenarios::DensityOptions density;
   scenarios::ContainmentOptions containment;
   scenarios::ConformanceOptions conformance;
+  scenarios::IoOptions io;
   std::optional<std::filesystem::path> junit;  // of conformance
   std::optional<std::uint32_t> schedules;      // of attribution
   bool judge = false;                          // end with the default policy's verdict, and its exit code

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "fault_catalogue.h"
+#include "io_workloads.h"
 #include "nestbench/workloads/catalogue.h"
 #include "tenant_loads.h"
 
@@ -95,6 +96,7 @@ Description Describe(std::string_view id) {
   }
   const std::string_view scenario = begin.substr(0, begin.find('/'));
   if (scenario == "overhead") return OfPayload(id);
+  if (scenario == "io") return DescribeIo(id);
   if (scenario == "costs") return {"ns/op", "one such operation of a guest's kernel, beside an empty loop"};
   if (scenario == "isolation") return OfCell(id);
   if (scenario == "containment") return OfFault(begin.substr(scenario.size() + 1));

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "guest_rounds.h"
 #include "nestbench/result/id.h"
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/progress.h"
@@ -88,21 +89,6 @@ result::Params ToParams(const Workload& workload) {
     }
   }
   return params;
-}
-
-// The statuses of an answer and of the document are the same words.
-result::Status ToStatus(AnswerStatus status) {
-  return result::ParseStatus(substrates::ToString(status)).value_or(result::Status::kError);
-}
-
-// The order of a round's processes, as indices into `subjects` with the arm of each.
-std::vector<std::pair<std::size_t, result::Arm>> OrderOfRound(std::vector<std::size_t> subjects, bool reversed) {
-  if (reversed) std::ranges::reverse(subjects);
-  std::vector<std::pair<std::size_t, result::Arm>> order;
-  for (const std::size_t subject : subjects) order.emplace_back(subject, result::Arm::kA);
-  std::ranges::reverse(subjects);
-  for (const std::size_t subject : subjects) order.emplace_back(subject, result::Arm::kB);
-  return order;
 }
 
 class OverheadRun {
@@ -262,24 +248,10 @@ class OverheadRun {
 
   static result::Round ToRound(const Workload& workload, const Answer& answer, std::uint32_t round, std::uint32_t order,
                                result::Arm arm) {
-    result::Round record;
-    record.round = round;
-    record.order = order;
-    record.arm = arm;
+    result::Round record = RoundOf(answer, round, order, arm);
     for (const substrates::Sample& sample : answer.samples) {
       record.samples.push_back(workloads::ToUnit(workload, sample.inside_ns, sample.operations, sample.bytes));
     }
-    record.iterations = answer.iterations;
-    record.voided = answer.voided;
-    record.steal_ns = answer.counters.steal_ns;
-    record.run_queue_wait_ns = answer.counters.run_queue_wait_ns;
-    record.context_switches = answer.counters.context_switches;
-    record.migrations = answer.counters.migrations;
-    record.warmup_batches = answer.warmup_batches;
-    record.clock_disagreement_max = answer.clock_disagreement_max;
-    record.huge_page_bytes = answer.huge_page_bytes;
-    record.exits = answer.exits;
-    record.nested_runs = answer.nested_runs;
     return record;
   }
 

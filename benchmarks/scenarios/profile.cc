@@ -43,7 +43,8 @@ Effort EffortOf(Profile profile) {
               .micro_repetitions = 2,
               .micro_min_time = 5ms,
               .budget = 45s,
-              .micro_budget = 13s};
+              .micro_budget = 13s,
+              .io_budget = 15s};
     case Profile::kStandard:
       return {.rounds = 8,
               .samples = 4,
@@ -53,7 +54,8 @@ Effort EffortOf(Profile profile) {
               .micro_repetitions = 9,
               .micro_min_time = 20ms,
               .budget = 450s,
-              .micro_budget = 140s};
+              .micro_budget = 140s,
+              .io_budget = 300s};
     case Profile::kFull:
       break;
   }
@@ -65,7 +67,8 @@ Effort EffortOf(Profile profile) {
           .micro_repetitions = 15,
           .micro_min_time = 50ms,
           .budget = 0s,
-          .micro_budget = 0s};
+          .micro_budget = 0s,
+          .io_budget = 0s};
 }
 
 vmm::Result<Installation> Installation::Find() {

@@ -1,11 +1,14 @@
 #include "nestbench/vmm/machine/user_machine.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 
+#include <cerrno>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "devices/virtio/core/worker.h"
 #include "identity_map.h"
 #include "nestbench/abi/x86.h"
 #include "nestbench/vmm/base/mutant.h"
@@ -35,6 +38,52 @@ class NoIrq final : public IrqLine {
   void Set(bool /*level*/) override {}
 };
 
+// The interrupt lines of all devices, as what wakes a payload that sleeps.
+class WakeLine final : public IrqLine {
+ public:
+  explicit WakeLine(int event) : event_(event) {}
+  void Set(bool level) override {
+    if (level) virtio::RingEventFd(event_);
+  }
+
+ private:
+  int event_;
+};
+
+// abi::kWaitPage. The store itself only asks: RunUntilStop() sleeps, where it can be interrupted.
+class WaitPage final : public Device {
+ public:
+  static constexpr std::uint64_t kSizeBytes = 4;
+
+  [[nodiscard]] AccessStatus Read(std::uint64_t /*offset*/, std::span<std::byte> data) override {
+    return FailRead(data, AccessStatus::kWriteOnly);
+  }
+  [[nodiscard]] AccessStatus Write(std::uint64_t offset, std::span<const std::byte> data) override {
+    if (offset != 0) return AccessStatus::kBadOffset;
+    if (data.size() != kSizeBytes) return AccessStatus::kBadWidth;
+    asked_ = true;
+    return AccessStatus::kOk;
+  }
+  [[nodiscard]] bool TakeAsked() { return std::exchange(asked_, false); }
+
+ private:
+  bool asked_ = false;
+};
+
+// Sleeps until `event` rings; false when the vCPU was told to come back instead, by its deadline or a kick. Those set
+// immediate_exit and send a signal, which may come just before the sleep begins: hence the look every now and then.
+bool SleepUntilRung(int event, const kvm_run& run) {
+  constexpr int kLookEveryMs = 20;
+  for (;;) {
+    if (__atomic_load_n(&run.immediate_exit, __ATOMIC_SEQ_CST) != 0) return false;
+    pollfd polled = {event, POLLIN, 0};
+    if (::poll(&polled, 1, kLookEveryMs) > 0) {
+      virtio::DrainEventFd(event);
+      return true;
+    }
+  }
+}
+
 Result<const MemoryRegion*> AddRegion(Vm& vm, GuestPhysRange range, Backing backing) {
   auto region = MemoryRegion::Create(range, {.backing = backing});
   if (!region) return Fail(std::move(region.error()));
@@ -55,7 +104,7 @@ Result<void> LoadSegments(const GuestMemory& memory, const ElfImage& image) {
 // Identity mappings for all that the payload may see, and for the supervisor's own pages. Without MMIO pages an access
 // there is a page fault, for a hypervisor with shadow tables.
 Result<GuestPhysAddr> WritePageTables(const GuestMemory& memory, const ElfImage& image, std::uint64_t arena_bytes,
-                                      std::uint64_t guest_page_bytes, bool with_mmio) {
+                                      std::uint64_t guest_page_bytes, bool with_mmio, bool with_devices) {
   constexpr PageAccess kSupervisorData{.writable = true};
   constexpr PageAccess kUserData{.user = true, .writable = true};
   constexpr PageAccess kUserMmio{.user = true, .writable = true, .cacheable = false};
@@ -69,6 +118,9 @@ Result<GuestPhysAddr> WritePageTables(const GuestMemory& memory, const ElfImage&
       {abi::kStackBase, abi::kStackBytes, kUserData},
   };
   if (with_mmio) mappings.push_back({abi::kDoorbellPage, abi::kMmioPagesEnd - abi::kDoorbellPage, kUserMmio});
+  if (with_devices) {
+    mappings.push_back({abi::kVirtioBase, abi::kDevicePagesEnd - abi::kVirtioBase, kUserMmio});
+  }
   for (const ElfSegment& segment : image.segments()) {
     mappings.push_back({segment.memory.start.value(),
                         RoundUp(segment.memory.size_bytes, abi::kPageBytes),
@@ -103,6 +155,17 @@ struct UserMachine::Board {
   PortBus ports;
   MmioBus mmio;
 
+  // Only of a machine with devices. A transport ends before the function that it drives, and both before the event.
+  struct Attached {
+    std::unique_ptr<virtio::Function> function;
+    std::unique_ptr<virtio::MmioTransport> transport;
+  };
+  UniqueFd wake;
+  std::optional<WakeLine> wake_line;
+  WaitPage wait_page;
+  std::uint64_t waits = 0;
+  std::vector<Attached> devices;
+
   explicit Board(ByteSink* serial_output) : serial(no_irq, serial_output != nullptr ? *serial_output : discard) {}
 
   Result<void> Connect() {
@@ -117,7 +180,10 @@ struct UserMachine::Board {
 UserMachine::UserMachine(Vm vm, Vcpu vcpu, std::unique_ptr<Board> board)
     : vm_(std::move(vm)), vcpu_(std::move(vcpu)), board_(std::move(board)) {}
 UserMachine::UserMachine(UserMachine&&) noexcept = default;
-UserMachine::~UserMachine() = default;
+// Devices work on guest memory: they end before it does.
+UserMachine::~UserMachine() {
+  if (board_ != nullptr) board_->devices.clear();
+}
 
 Result<ElfImage> UserMachine::Parse(std::span<const std::byte> elf_file) { return ParseElf(elf_file, kImageRange); }
 
@@ -171,7 +237,11 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
   if (auto loaded = LoadSegments(memory, image); !loaded) return Fail(std::move(loaded.error()));
   if (auto written = internal::WriteSupervisor(memory); !written) return Fail(std::move(written.error()));
   const bool has_shadow_tables = options.nested && !options.nested->nested_paging;
-  auto root = WritePageTables(memory, image, arena_bytes, options.guest_page_bytes, !has_shadow_tables);
+  const bool has_devices = options.make_devices != nullptr;
+  if (has_devices && options.nested) {
+    return Fail(Error::InvalidArgument("create machine", "a guest of a guest has no devices"));
+  }
+  auto root = WritePageTables(memory, image, arena_bytes, options.guest_page_bytes, !has_shadow_tables, has_devices);
   if (!root) return Fail(std::move(root.error()));
 
   if (options.interrupt_chip) {
@@ -192,8 +262,50 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
   UserMachine machine(std::move(*vm), std::move(*vcpu), std::move(board));
   machine.mailbox_ = (*low)->bytes().first(abi::kMailboxBytes);
   machine.arena_ = arena;
+  if (has_devices) {
+    auto devices = options.make_devices(machine.vm_.memory());
+    if (!devices) return Fail(std::move(devices.error()));
+    if (auto attached = machine.AttachDevices(std::move(*devices)); !attached) return Fail(std::move(attached.error()));
+  }
   return machine;
 }
+
+Result<void> UserMachine::AttachDevices(std::vector<UserDevice> devices) {
+  if (devices.size() > abi::kVirtioMaxDevices) {
+    return Fail(Error::InvalidArgument("attach devices",
+                                       fmt::format("{} devices; at most {}", devices.size(), abi::kVirtioMaxDevices)));
+  }
+  auto wake = virtio::CreateEventFd();
+  if (!wake) return Fail(std::move(wake.error()));
+  board_->wake = std::move(*wake);
+  board_->wake_line.emplace(board_->wake.get());
+  auto done = board_->mmio.Add(GuestPhysAddr(abi::kWaitPage), WaitPage::kSizeBytes, board_->wait_page, "wait page");
+  for (std::size_t i = 0; done && i < devices.size(); ++i) {
+    Board::Attached attached{std::move(devices[i].function), nullptr};
+    auto transport = virtio::MmioTransport::Create(*attached.function, vm_.memory(), *board_->wake_line);
+    if (!transport) return Fail(std::move(transport.error()));
+    attached.transport = std::move(*transport);
+    const std::uint64_t base = abi::kVirtioBase + i * abi::kVirtioStride;
+    const std::size_t doorbells = devices[i].doorbells_in_kernel ? attached.transport->queue_count() : 0;
+    for (std::size_t queue = 0; done && queue < doorbells; ++queue) {
+      done = vm_.AttachIoEvent(
+          attached.transport->doorbell(queue),
+          {.address = base + virtio::MmioTransport::kNotifyOffset, .match_value = true, .value = queue});
+    }
+    if (done) {
+      done = board_->mmio.Add(GuestPhysAddr(base), virtio::MmioTransport::kSizeBytes, *attached.transport,
+                              fmt::format("virtio device {}", i));
+    }
+    board_->devices.push_back(std::move(attached));
+  }
+  return done;
+}
+
+std::size_t UserMachine::device_count() const { return board_->devices.size(); }
+const virtio::MmioTransport& UserMachine::transport(std::size_t index) const {
+  return *board_->devices[index].transport;
+}
+std::uint64_t UserMachine::waits() const { return board_->waits; }
 
 // Hot, as everything else on this path: the linker puts such functions together, and after an exit, when the TLB may be
 // empty, each page of code that is touched costs a walk.
@@ -220,6 +332,10 @@ Result<UserMachine> UserMachine::Create(const KvmDevice& device, std::span<const
       status = mmio.is_write ? board_->mmio.Write(mmio.address, mmio.data) : board_->mmio.Read(mmio.address, mmio.data);
     } else {
       return StopForGood(vcpu_.LastExit());
+    }
+    if (board_->wait_page.TakeAsked()) {
+      ++board_->waits;
+      if (!SleepUntilRung(board_->wake.get(), *vcpu_.run())) continue;  // Enter() then says what for
     }
     if (board_->doorbell.rings() != rings_before) return Stop{StopReason::kDoorbell, {}};
     if (status != AccessStatus::kOk) ++refused_accesses_;

@@ -1,16 +1,21 @@
 // Takes from a guest process what it does not need. Private to the guest program.
 #pragma once
 
+#include <cstdint>
+
 #include "nestbench/substrates/protocol.h"
 #include "nestbench/vmm/base/error.h"
 
 namespace nestbench::substrates {
 
-// Dies with the supervisor, writes no core and no file, opens few descriptors, gains no privilege. At the start.
+// Dies with the supervisor, writes no core, opens few descriptors, gains no privilege. At the start.
 vmm::Result<void> Confine();
 
-// Allows only the system calls that measuring needs; anything else ends the process with SIGSYS. Once everything is
-// open and mapped, directly before the payload gets its first instruction.
-vmm::Result<void> FilterSystemCalls();
+// Writes no file beyond `size_bytes`; 0: none at all. Once it is known whether there is a disk.
+vmm::Result<void> LimitFileSize(std::uint64_t size_bytes);
+
+// Allows only the system calls that measuring needs, and with devices those of their threads; anything else ends the
+// process with SIGSYS. Once everything is open and mapped, directly before the payload gets its first instruction.
+vmm::Result<void> FilterSystemCalls(bool has_devices);
 
 }  // namespace nestbench::substrates

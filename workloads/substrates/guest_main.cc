@@ -40,6 +40,8 @@ Answer Serve(const std::string& line) {
   auto request = ParseRequest(line);
   if (!request) return AnswerOf(request.error());
   if (auto pinned = PinTo(request->cpu); !pinned) return AnswerOf(pinned.error());
+  const bool has_disk = request->disk.kind != DiskKind::kNone;
+  if (auto limited = LimitFileSize(has_disk ? request->disk.size_bytes : 0); !limited) return AnswerOf(limited.error());
   auto image = vmm::LoadedFile::Read(request->image, vmm::kMaxImageFileBytes);
   if (!image) return AnswerOf(image.error());
   auto digest = vmm::Sha256Hex(image->bytes());
@@ -53,7 +55,10 @@ Answer Serve(const std::string& line) {
   options.doorbell = request->doorbell;
   if (request->substrate == SubstrateKind::kNested) options.nested_paging = true;
   if (request->substrate == SubstrateKind::kNestedShadow) options.nested_paging = false;
-  auto substrate = request->substrate == SubstrateKind::kBare ? CreateBare(options) : CreateVm(options);
+  options.disk = request->disk;
+  const bool is_bare = request->substrate == SubstrateKind::kBare;
+  const auto create = !is_bare ? CreateVm : has_disk ? CreateDiskTwin : CreateBare;
+  auto substrate = create(options);
   Answer answer;
   if (!substrate) {
     answer = AnswerOf(substrate.error());
@@ -61,7 +66,7 @@ Answer Serve(const std::string& line) {
     if (substrate.error().kind == vmm::ErrorKind::kMalformed) {
       answer.reason = fmt::format("{}: {}", request->image, answer.reason);
     }
-  } else if (auto filtered = FilterSystemCalls(); !filtered) {
+  } else if (auto filtered = FilterSystemCalls(has_disk); !filtered) {
     answer = AnswerOf(filtered.error());
   } else {
     answer = Measure(**substrate, *request);

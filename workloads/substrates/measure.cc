@@ -2,14 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <time.h>
+
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "nestbench/abi/latency_table.h"
 #include "nestbench/substrates/mailbox_reader.h"
 
 namespace nestbench::substrates {
@@ -45,6 +50,57 @@ AnswerStatus StatusOf(abi::PayloadStatus status) {
   }
   return AnswerStatus::kError;
 }
+
+std::uint64_t ProcessCpuNs() {
+  timespec now{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+// The latencies of the batches that count, out of a payload's table. The table is hostile: counts, and nothing else.
+class LatencyCollector {
+ public:
+  explicit LatencyCollector(std::span<std::byte> table) : table_(table.first(sizeof(abi::LatencyTable))) {}
+
+  void Clear() { std::ranges::fill(table_, std::byte{0}); }
+
+  void Add() {
+    abi::LatencyTable table;
+    std::memcpy(&table, table_.data(), sizeof(table));
+    max_ticks_ = std::max(max_ticks_, std::min(table.max_ticks, abi::LatencyTable::kMaxTicks));
+    for (std::size_t i = 0; i < counts_.size(); ++i) counts_[i] += table.counts[i];
+  }
+
+  [[nodiscard]] Latencies Result(double tsc_hz) const {
+    Latencies latencies;
+    for (const std::uint64_t count : counts_) latencies.count += count;
+    latencies.p50_ns = Quantile(0.5, latencies.count) * 1e9 / tsc_hz;
+    latencies.p99_ns = Quantile(0.99, latencies.count) * 1e9 / tsc_hz;
+    latencies.p999_ns = Quantile(0.999, latencies.count) * 1e9 / tsc_hz;
+    latencies.max_ns = static_cast<double>(max_ticks_) * 1e9 / tsc_hz;
+    return latencies;
+  }
+
+ private:
+  // In ticks: the middle of the bucket that holds it.
+  [[nodiscard]] double Quantile(double quantile, std::uint64_t total) const {
+    if (total == 0) return 0;
+    const auto wanted = static_cast<std::uint64_t>(std::ceil(quantile * static_cast<double>(total)));
+    std::uint64_t seen = 0;
+    for (std::uint32_t i = 0; i < counts_.size(); ++i) {
+      seen += counts_[i];
+      if (seen < wanted) continue;
+      const auto low = static_cast<double>(abi::LatencyTable::LowestOf(i));
+      const auto next = static_cast<double>(abi::LatencyTable::LowestOf(i + 1));
+      return std::min((low + next) / 2, static_cast<double>(max_ticks_));
+    }
+    return static_cast<double>(max_ticks_);
+  }
+
+  std::span<std::byte> table_;
+  std::array<std::uint64_t, abi::LatencyTable::kBuckets> counts_{};
+  std::uint64_t max_ticks_ = 0;
+};
 
 class Measurer {
  public:
@@ -194,15 +250,20 @@ class Measurer {
   Step TakeSamples() {
     auto counters = CounterReader::Open();
     if (!counters) return End(AnswerStatus::kError, counters.error().ToString());
-    const std::uint64_t exits_before = substrate_.exits().value_or(0);
-    const std::uint64_t nested_runs_before = substrate_.nested_runs().value_or(0);
+    std::optional<LatencyCollector> latencies;
+    if (request_.latencies && substrate_.arena() != nullptr) latencies.emplace(substrate_.arena()->bytes());
     double worst_void = 0;
     for (std::uint32_t tried = 0; answer_.samples.size() < request_.samples && tried < request_.samples * kVoidFactor;
          ++tried) {
+      if (latencies) latencies->Clear();
+      const std::uint64_t exits_before = substrate_.exits().value_or(0);
+      const std::uint64_t nested_runs_before = substrate_.nested_runs().value_or(0);
+      const std::uint64_t cpu_before_ns = ProcessCpuNs();
       counters->Begin();
       Batch batch;
       if (auto done = RunBatch(batch); !done) return done;
       const Counters passed = counters->End();
+      const std::uint64_t cpu_ns = ProcessCpuNs() - cpu_before_ns;
       const double disagreement = std::abs(batch.outside_ns - batch.inside_ns) / batch.inside_ns;
       if (disagreement > kClockTolerance) {
         ++answer_.voided;
@@ -211,10 +272,13 @@ class Measurer {
       }
       answer_.clock_disagreement_max = std::max(answer_.clock_disagreement_max, disagreement);
       answer_.counters += passed;
+      answer_.process_cpu_ns += cpu_ns;
+      answer_.exits += substrate_.exits().value_or(0) - exits_before;
+      answer_.nested_runs += substrate_.nested_runs().value_or(0) - nested_runs_before;
+      if (latencies) latencies->Add();
       answer_.samples.push_back({batch.inside_ns, batch.outside_ns, batch.operations, batch.bytes});
     }
-    answer_.exits = substrate_.exits().value_or(0) - exits_before;
-    answer_.nested_runs = substrate_.nested_runs().value_or(0) - nested_runs_before;
+    if (latencies) answer_.latencies = latencies->Result(request_.tsc_hz);
     if (answer_.samples.empty()) {
       return End(
           AnswerStatus::kFailed,

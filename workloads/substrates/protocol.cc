@@ -9,6 +9,8 @@
 #include <set>
 #include <utility>
 
+#include "nestbench/abi/latency_table.h"
+
 namespace nestbench::substrates {
 namespace {
 
@@ -32,6 +34,9 @@ constexpr Word<AnswerStatus> kStatuses[] = {
 constexpr Word<abi::Doorbell> kDoorbells[] = {
     {abi::Doorbell::kReturn, "return"}, {abi::Doorbell::kPort, "port"}, {abi::Doorbell::kMmio, "mmio"}};
 
+constexpr Word<DiskKind> kDisks[] = {
+    {DiskKind::kNone, "none"}, {DiskKind::kRam, "ram"}, {DiskKind::kDirect, "direct"}, {DiskKind::kCached, "cached"}};
+
 template <typename Enum, std::size_t kCount>
 std::string_view TextOf(const Word<Enum> (&words)[kCount], Enum value) {
   for (const auto& word : words) {
@@ -46,6 +51,7 @@ constexpr std::uint32_t kMaxSamples = 1'000'000;
 constexpr double kMinTscHz = 1e6;
 constexpr double kMaxTscHz = 1e12;
 constexpr std::size_t kSha256HexDigits = 64;
+constexpr std::uint64_t kMaxDiskBytes = 1ULL << 40;
 
 // Takes keys out of an object one after the other and remembers the first that was not as it must be. Each key must be
 // there once, and no other: both sides are built together, so anything else is a mistake or an attack.
@@ -202,7 +208,14 @@ json ToJson(const Request& request) {
           {"max_warmup_batches", request.max_warmup_batches},
           {"deadline_ns", request.deadline_ns},
           {"tsc_hz", request.tsc_hz},
-          {"doorbell", TextOf(kDoorbells, request.doorbell)}};
+          {"doorbell", TextOf(kDoorbells, request.doorbell)},
+          {"latencies", request.latencies},
+          {"disk", TextOf(kDisks, request.disk.kind)},
+          {"disk_path", request.disk.path},
+          {"disk_bytes", request.disk.size_bytes},
+          {"disk_doorbell_exits", request.disk.doorbell_exits},
+          {"disk_polling", request.disk.polling},
+          {"io_cpu", request.disk.io_cpu}};
 }
 
 Result<Request> ParseRequest(std::string_view line) {
@@ -234,6 +247,13 @@ Result<Request> ParseRequest(std::string_view line) {
   reader.Take("deadline_ns", request.deadline_ns);
   reader.Take("tsc_hz", request.tsc_hz);
   reader.TakeWord("doorbell", kDoorbells, request.doorbell);
+  reader.Take("latencies", request.latencies);
+  reader.TakeWord("disk", kDisks, request.disk.kind);
+  reader.Take("disk_path", request.disk.path);
+  reader.Take("disk_bytes", request.disk.size_bytes);
+  reader.Take("disk_doorbell_exits", request.disk.doorbell_exits);
+  reader.Take("disk_polling", request.disk.polling);
+  reader.Take("io_cpu", request.disk.io_cpu);
   reader.RefuseOtherKeys();
   const auto page_is_known = [](std::uint64_t bytes) {
     return bytes == abi::kPageBytes || bytes == abi::kLargePageBytes;
@@ -242,6 +262,13 @@ Result<Request> ParseRequest(std::string_view line) {
   reader.Require(page_is_known(request.guest_page_bytes), "guest_page_bytes", "must be 4096 or 2097152");
   reader.Require(request.arena_bytes <= abi::kArenaMaxBytes, "arena_bytes", "is more than layout.h has room for");
   reader.Require(request.cpu >= -1, "cpu", "must be -1 or the number of a CPU");
+  reader.Require(request.disk.io_cpu >= -1, "io_cpu", "must be -1 or the number of a CPU");
+  const bool has_disk = request.disk.kind != DiskKind::kNone;
+  reader.Require(!has_disk || (request.disk.size_bytes != 0 && request.disk.size_bytes % abi::kPageBytes == 0 &&
+                               request.disk.size_bytes <= kMaxDiskBytes),
+                 "disk_bytes", "must be a multiple of 4096, above 0 and at most 2^40");
+  reader.Require(!request.latencies || request.arena_bytes >= abi::kLatencyTableBytes, "latencies",
+                 "need an arena that holds their table");
   reader.Require(request.samples != 0 && request.samples <= kMaxSamples, "samples", "must be 1 to 1000000");
   reader.Require(request.deadline_ns != 0 && request.deadline_ns <= kMaxDeadlineNs, "deadline_ns",
                  "must be above 0 and at most a day");
@@ -277,9 +304,15 @@ json ToJson(const Answer& answer) {
           {"context_switches", answer.counters.context_switches},
           {"migrations", answer.counters.migrations},
           {"huge_page_bytes", answer.huge_page_bytes},
+          {"process_cpu_ns", answer.process_cpu_ns},
           {"exits", answer.exits},
           {"nested_runs", answer.nested_runs},
           {"checksum", std::to_string(answer.checksum)},
+          {"latency_count", answer.latencies.count},
+          {"latency_p50_ns", answer.latencies.p50_ns},
+          {"latency_p99_ns", answer.latencies.p99_ns},
+          {"latency_p999_ns", answer.latencies.p999_ns},
+          {"latency_max_ns", answer.latencies.max_ns},
           {"inside_ns", std::move(inside)},
           {"outside_ns", std::move(outside)},
           {"operations", std::move(operations)},
@@ -302,6 +335,7 @@ Result<Answer> ParseAnswer(std::string_view line) {
   reader.Take("context_switches", answer.counters.context_switches);
   reader.Take("migrations", answer.counters.migrations);
   reader.Take("huge_page_bytes", answer.huge_page_bytes);
+  reader.Take("process_cpu_ns", answer.process_cpu_ns);
   reader.Take("exits", answer.exits);
   reader.Take("nested_runs", answer.nested_runs);
   std::string checksum;
@@ -309,6 +343,11 @@ Result<Answer> ParseAnswer(std::string_view line) {
   const auto [end, error] = std::from_chars(checksum.data(), checksum.data() + checksum.size(), answer.checksum);
   reader.Require(error == std::errc() && end == checksum.data() + checksum.size(), "checksum",
                  "must be a decimal number as text");
+  reader.Take("latency_count", answer.latencies.count);
+  reader.Take("latency_p50_ns", answer.latencies.p50_ns);
+  reader.Take("latency_p99_ns", answer.latencies.p99_ns);
+  reader.Take("latency_p999_ns", answer.latencies.p999_ns);
+  reader.Take("latency_max_ns", answer.latencies.max_ns);
   std::vector<double> inside;
   std::vector<double> outside;
   std::vector<std::uint64_t> operations;

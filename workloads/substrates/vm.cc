@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "nestbench/hypervisors/images.h"
 #include "nestbench/substrates/substrate.h"
@@ -118,6 +119,15 @@ Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
   if (options.nested_paging) {
     machine_options.nested = {
         .svm = hypervisors::Svm(), .vmx = hypervisors::Vmx(), .nested_paging = *options.nested_paging};
+  }
+  if (options.disk.kind != DiskKind::kNone) {
+    machine_options.make_devices = [&options](const vmm::GuestMemory& memory) -> Result<std::vector<vmm::UserDevice>> {
+      auto disk = MakeDiskDevice(options.disk, memory);
+      if (!disk) return Fail(std::move(disk.error()));
+      std::vector<vmm::UserDevice> devices;
+      devices.push_back({std::move(*disk), !options.disk.doorbell_exits});
+      return devices;
+    };
   }
   auto machine = UserMachine::Create(device, options.image, machine_options);
   if (!machine) return Fail(std::move(machine.error()));

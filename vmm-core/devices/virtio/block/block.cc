@@ -81,8 +81,11 @@ Result<void> Block::Activate(Activation activation) {
   broken_ = false;
   free_requests_.clear();
   for (Request& request : requests_) free_requests_.push_back(&request);
-  WorkerOptions options{
-      .name = "virtio-blk", .polling = options_.polling, .eventfds = active_.doorbells, .descriptors = {}};
+  WorkerOptions options{.name = "virtio-blk",
+                        .polling = options_.polling,
+                        .cpu = options_.cpu,
+                        .eventfds = active_.doorbells,
+                        .descriptors = {}};
   if (disk_->completion_fd() >= 0) options.descriptors.push_back(disk_->completion_fd());
   auto worker = Worker::Start(std::move(options), [this](bool may_sleep) { return Serve(may_sleep); });
   if (!worker) return tl::unexpected<Error>(std::move(worker.error()));

@@ -24,6 +24,7 @@ struct BlockOptions {
   std::uint16_t queue_count = 1;
   std::uint16_t queue_size = 256;  // a power of two, at most 1024
   PollPolicy polling = {};
+  int cpu = -1;                      // of its thread; -1: those of the thread that the driver's DRIVER_OK comes on
   std::string serial = "nestbench";  // what GET_ID answers: at most 20 bytes of it
 };
 

@@ -84,6 +84,12 @@ Worker::~Worker() {
 void Worker::Loop() {
   thread_id_.store(::gettid(), std::memory_order_release);
   ::pthread_setname_np(::pthread_self(), options_.name.c_str());
+  if (options_.cpu >= 0) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(static_cast<unsigned>(options_.cpu), &set);
+    ::sched_setaffinity(0, sizeof(set), &set);  // refused: it runs where its creator may, a matter of speed only
+  }
   std::array<epoll_event, 16> events{};
   while (!stopping_.load(std::memory_order_acquire)) {
     if (options_.polling.poll_for.count() != 0 && Poll()) return;

@@ -30,6 +30,7 @@ struct PollPolicy {
 struct WorkerOptions {
   std::string name;  // of the thread, as top(1) shows it: 15 characters
   PollPolicy polling = {};
+  int cpu = -1;                  // pinned there; -1: where its creator may run
   std::vector<int> eventfds;     // eventfds and timerfds, emptied when they ring; non-blocking
   std::vector<int> descriptors;  // watched for reading, edge-triggered; serve() takes what they hold
 };

@@ -97,8 +97,11 @@ Result<void> Net::Activate(Activation activation) {
   held_.clear();
   frames_.assign(port_->pairs(), std::vector<std::byte>(kFrameMaxBytes));
   frame_bytes_.assign(port_->pairs(), 0);
-  WorkerOptions options{
-      .name = "virtio-net", .polling = options_.polling, .eventfds = active_.doorbells, .descriptors = {}};
+  WorkerOptions options{.name = "virtio-net",
+                        .polling = options_.polling,
+                        .cpu = options_.cpu,
+                        .eventfds = active_.doorbells,
+                        .descriptors = {}};
   options.eventfds.push_back(timer_.get());
   for (std::uint16_t pair = 0; pair < port_->pairs(); ++pair) options.descriptors.push_back(port_->receive_fd(pair));
   {

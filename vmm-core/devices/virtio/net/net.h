@@ -36,6 +36,7 @@ struct NetOptions {
   std::uint16_t mtu_bytes = 1500;
   std::uint16_t queue_size = 256;
   PollPolicy polling = {};
+  int cpu = -1;  // of its thread; -1: those of the thread that the driver's DRIVER_OK comes on
   RateLimit to_guest = {};
   RateLimit from_guest = {};
 };

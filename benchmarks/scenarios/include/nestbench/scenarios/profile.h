@@ -27,6 +27,7 @@ struct Effort {
   // No round starts that would end after these, but kMinimumRounds are always measured. 0: no limit.
   std::chrono::seconds budget;        // of the overhead scenario
   std::chrono::seconds micro_budget;  // of nestbench_micro's
+  std::chrono::seconds io_budget;     // of the io scenario
 };
 inline constexpr std::uint32_t kMinimumRounds = 3;  // fewer say next to nothing about the spread between rounds
 

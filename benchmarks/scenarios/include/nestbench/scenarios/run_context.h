@@ -31,6 +31,11 @@ struct ContainmentOptions {
   std::uint32_t soak_s = 0;            // random faults among many guests for so long; 0: none
 };
 
+// What was asked of the io scenario beyond its profile.
+struct IoOptions {
+  bool fio = false;  // beside each disk workload, fio's numbers on a file of its own
+};
+
 // Which part of the conditions: of `shards` parts the one with this number, from 0.
 struct ConformanceOptions {
   std::uint32_t shard = 0;
@@ -57,6 +62,7 @@ struct RunContext {
   DensityOptions density;
   ContainmentOptions containment;
   ConformanceOptions conformance;
+  IoOptions io;
   std::optional<std::uint32_t> rounds;     // asked for, instead of the profile's own number
   std::optional<std::uint32_t> schedules;  // of attribution, likewise
 };
@@ -71,6 +77,9 @@ Scenario RunOverhead;
 
 // The registrations of nestbench_micro, in processes of its own. Ids `exits/...`, `lifecycle/...`, `hotpath/...`.
 Scenario RunExits;
+
+// Disks through virtio, against the same work of a host process through io_uring. Ids `io/...`.
+Scenario RunIo;
 
 // How many tenants fit, and what gives out. Experiments and measurements `density/...`.
 Scenario RunDensity;
@@ -91,6 +100,7 @@ Scenario RunCosts;
 std::vector<std::string> OverheadIds(const RunContext& context);
 vmm::Result<std::vector<std::string>> ExitsIds(const RunContext& context);
 vmm::Result<std::vector<std::string>> CostsIds(const RunContext& context);
+std::vector<std::string> IoIds(const RunContext& context);
 std::vector<std::string> DensityIds(const RunContext& context);
 std::vector<std::string> IsolationIds(const RunContext& context);
 std::vector<std::string> ContainmentIds(const RunContext& context);

@@ -54,6 +54,15 @@ inline constexpr std::uint64_t kDoorbellPage = 0xD000'0000;  // handled in user 
 inline constexpr std::uint64_t kEventPage = 0xD000'1000;     // an ioeventfd: handled in the kernel
 inline constexpr std::uint64_t kMmioPagesEnd = 0xD000'2000;
 
+// Where the guest has devices: the registers of each virtio device (virtio over MMIO), and a page for a driver that has
+// nothing to do. A 4-byte store there is what HLT is at CPL0: the vCPU sleeps until a device raises its interrupt line,
+// and does not sleep when one has since the last such store.
+inline constexpr std::uint64_t kVirtioBase = 0xD000'2000;
+inline constexpr std::uint64_t kVirtioStride = kPageBytes;
+inline constexpr std::uint64_t kVirtioMaxDevices = 2;
+inline constexpr std::uint64_t kWaitPage = kVirtioBase + kVirtioMaxDevices * kVirtioStride;
+inline constexpr std::uint64_t kDevicePagesEnd = kWaitPage + kPageBytes;
+
 // Ports. Only these (and the serial port) are open to CPL3 in the TSS I/O permission bitmap.
 inline constexpr std::uint16_t kDoorbellPort = 0x0B20;       // 4-byte write; the value is ignored
 inline constexpr std::uint16_t kEventPort = 0x0B24;          // an ioeventfd, 4-byte write

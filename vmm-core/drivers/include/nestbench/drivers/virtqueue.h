@@ -72,6 +72,23 @@ class Virtqueue {
     return true;
   }
 
+  // Offers a chain of `count` descriptors that stand in a table of their own at guest-physical `table`.
+  bool AddIndirect(std::uint64_t table, std::uint16_t count, std::uint32_t cookie) {
+    if (count == 0 || free_count_ == 0) return false;
+    const std::uint16_t head = first_free_;
+    vring_desc& descriptor = descriptors()[head];
+    first_free_ = descriptor.next;
+    descriptor.addr = table;
+    descriptor.len = static_cast<std::uint32_t>(count * sizeof(vring_desc));
+    descriptor.flags = VRING_DESC_F_INDIRECT;
+    free_count_ = static_cast<std::uint16_t>(free_count_ - 1);
+    chain_length_[head] = 1;
+    cookies_[head] = cookie;
+    *Half(DriverAreaOffset(size_) + 4 + 2ULL * (next_available_ % size_)) = head;
+    ++next_available_;
+    return true;
+  }
+
   void Publish() { __atomic_store_n(Half(DriverAreaOffset(size_) + 2), next_available_, __ATOMIC_RELEASE); }
 
   // Whether the device wants a doorbell for what was published since the last call.
@@ -118,6 +135,9 @@ class Virtqueue {
     __atomic_store_n(Half(driver_area + 4 + 2ULL * size_), event, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
   }
+
+  // Whether Take() has something to give.
+  bool HasUsed() const { return __atomic_load_n(Half(DeviceAreaOffset(size_) + 2), __ATOMIC_ACQUIRE) != next_used_; }
 
   std::uint16_t free_count() const { return free_count_; }
 

@@ -12,11 +12,12 @@
 #include "nestbench/abi/layout.h"
 #include "nestbench/abi/mailbox.h"
 #include "nestbench/substrates/counters.h"
+#include "nestbench/substrates/disk.h"
 #include "nestbench/vmm/base/error.h"
 
 namespace nestbench::substrates {
 
-inline constexpr int kProtocolVersion = 1;
+inline constexpr int kProtocolVersion = 2;
 
 // kNested: a guest (L2) of a hypervisor inside a guest of our VMM, with nested paging; kNestedShadow: without.
 enum class SubstrateKind : std::uint8_t { kBare, kVm, kNested, kNestedShadow };
@@ -39,6 +40,8 @@ struct Request {
   std::uint64_t deadline_ns = 0;  // for all that the payload does
   double tsc_hz = 0;
   abi::Doorbell doorbell = abi::Doorbell::kPort;  // of a guest
+  bool latencies = false;                         // the arena begins with an abi::LatencyTable
+  DiskSetup disk;                                 // of a guest, or of the process that is its twin
 };
 
 enum class AnswerStatus : std::uint8_t { kOk, kUnsupported, kFailed, kError, kCrashed, kTimeout };
@@ -48,6 +51,15 @@ struct Sample {
   double outside_ns = 0;  // by CLOCK_MONOTONIC_RAW, less the cost of an empty call
   std::uint64_t operations = 0;
   std::uint64_t bytes = 0;
+};
+
+// Of the requests of all kept samples; by buckets that are 3 % wide.
+struct Latencies {
+  std::uint64_t count = 0;
+  double p50_ns = 0;
+  double p99_ns = 0;
+  double p999_ns = 0;
+  double max_ns = 0;
 };
 
 struct Answer {
@@ -61,9 +73,11 @@ struct Answer {
   double clock_disagreement_max = 0;  // fraction, over the kept samples
   Counters counters;                  // over the kept samples
   std::uint64_t huge_page_bytes = 0;
-  std::uint64_t exits = 0;
-  std::uint64_t nested_runs = 0;  // entries of L2 by a hypervisor in the guest
+  std::uint64_t process_cpu_ns = 0;  // of all threads of the process, over the kept samples
+  std::uint64_t exits = 0;           // over the kept samples
+  std::uint64_t nested_runs = 0;     // entries of L2 by a hypervisor in the guest
   std::uint64_t checksum = 0;
+  Latencies latencies;  // where the request asked for them
   std::vector<Sample> samples;
 };
 

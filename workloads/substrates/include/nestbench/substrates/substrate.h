@@ -11,6 +11,7 @@
 
 #include "nestbench/abi/mailbox.h"
 #include "nestbench/substrates/call_evidence.h"
+#include "nestbench/substrates/disk.h"
 #include "nestbench/vmm/base/error.h"
 #include "nestbench/vmm/memory/memory_region.h"
 
@@ -51,6 +52,7 @@ struct SubstrateOptions {
   bool statistics = true;                            // of a guest: exits() and statistics_fd()
   std::optional<bool> nested_paging = {};            // of a guest in a guest; empty: just a guest
   bool attach_event = false;                         // abi::kEventPort and kEventPage of a guest signal an eventfd
+  DiskSetup disk = {};                               // virtio device 0 of a guest
 };
 
 class Substrate {
@@ -81,6 +83,10 @@ class Substrate {
 
 // A process: the image mapped at its address in this very process. One at a time: the addresses are fixed.
 Result<std::unique_ptr<Substrate>> CreateBare(const SubstrateOptions& options);
+
+// A process that does the work of a guest with a disk without the guest: `disk` and `arena_bytes` of the options; the
+// image stays aside.
+Result<std::unique_ptr<Substrate>> CreateDiskTwin(const SubstrateOptions& options);
 
 // A guest of our VMM. kUnsupported, with the cause, when /dev/kvm is missing or may not be opened; else what failed.
 Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options);

@@ -12,13 +12,17 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "devices/doorbell/doorbell.h"
 #include "devices/panic/panic.h"
 #include "devices/serial/serial.h"
+#include "devices/virtio/core/function.h"
+#include "devices/virtio/core/mmio.h"
 #include "nestbench/abi/layout.h"
 #include "nestbench/abi/mailbox.h"
 #include "nestbench/vmm/base/error.h"
@@ -40,6 +44,13 @@ struct NestedOptions {
   bool nested_paging = true;  // false: L1 does as with shadow tables
 };
 
+// A virtio device at abi::kVirtioBase + index * abi::kVirtioStride. The payload drives it from CPL3, by polling or with
+// the help of abi::kWaitPage: its interrupts wake the vCPU there and nowhere else.
+struct UserDevice {
+  std::unique_ptr<virtio::Function> function;
+  bool doorbells_in_kernel = true;  // ioeventfds; otherwise each doorbell is an exit to user space
+};
+
 struct UserMachineOptions {
   std::uint64_t arena_bytes = 0;                     // up to abi::kArenaMaxBytes; rounded up to whole pages
   Backing arena_backing = Backing::kSmallPages;      // what the host puts behind the arena
@@ -49,6 +60,9 @@ struct UserMachineOptions {
   const ElfImage* image = nullptr;                   // what Parse() says of the file; borrowed; nullptr: parsed
   bool interrupt_chip = false;               // local APIC, I/O APIC and PIC in the kernel; nothing uses them here
   std::optional<NestedOptions> nested = {};  // kUnsupported from Create where this KVM's guests can have none
+  // Makes the devices once the guest's memory is there, which they may want to know (to register it for I/O). At most
+  // abi::kVirtioMaxDevices. Not together with `nested`.
+  std::function<Result<std::vector<UserDevice>>(const GuestMemory& memory)> make_devices = {};
 };
 
 class UserMachine {
@@ -75,6 +89,12 @@ class UserMachine {
   // Lets writes to abi::kEventPort and abi::kEventPage (4 bytes) signal `eventfd` inside the kernel.
   Result<void> AttachEvent(int eventfd);
 
+  // The devices, in their order.
+  [[nodiscard]] std::size_t device_count() const;
+  [[nodiscard]] const virtio::MmioTransport& transport(std::size_t index) const;
+  // Times that the payload went to sleep at abi::kWaitPage.
+  [[nodiscard]] std::uint64_t waits() const;
+
   [[nodiscard]] Vcpu& vcpu() { return vcpu_; }
   [[nodiscard]] Vm& vm() { return vm_; }
 
@@ -88,6 +108,7 @@ class UserMachine {
 
   UserMachine(Vm vm, Vcpu vcpu, std::unique_ptr<Board> board);
   [[nodiscard]] Stop StopForGood(const Exit& exit) const;
+  Result<void> AttachDevices(std::vector<UserDevice> devices);
   [[nodiscard]] Stop DescribeException() const;
 
   Vm vm_;

@@ -1,0 +1,460 @@
+// The scenario `io`: what a disk costs through virtio. A guest drives virtio-blk with a payload of ours; its twin, a
+// host process, moves the same blocks in the same order through io_uring on the same file.
+//
+// A round of a workload is two fresh processes of each side on one CPU, ABBA, as in `overhead`; the thread of the
+// device has another CPU where there is one. One process gives a round to each metric of its workload.
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fio.h"
+#include "guest_rounds.h"
+#include "io_workloads.h"
+#include "nestbench/result/id.h"
+#include "nestbench/scenarios/child.h"
+#include "nestbench/scenarios/describe.h"
+#include "nestbench/scenarios/progress.h"
+#include "nestbench/scenarios/run_context.h"
+#include "nestbench/substrates/protocol.h"
+#include "nestbench/vmm/digest/sha256.h"
+#include "nestbench/vmm/loader/loaded_file.h"
+#include "round_budget.h"
+#include "scratch_disk.h"
+
+namespace nestbench::scenarios {
+namespace {
+
+using substrates::Answer;
+using substrates::AnswerStatus;
+using substrates::DiskKind;
+using substrates::SubstrateKind;
+
+constexpr std::string_view kScenario = "io";
+constexpr std::string_view kImage = "io_disk";
+constexpr std::chrono::seconds kChildSetUpLimit{20};
+// A driver that finds nothing looks for so long before it sleeps: longer than a request of a fast disk takes, shorter
+// than what a CPU is good for otherwise.
+constexpr double kSpinSeconds = 100e-6;
+
+enum class Side : std::uint8_t { kBare, kVm, kFio };
+
+std::string_view ToString(Side side) {
+  switch (side) {
+    case Side::kBare:
+      return "bare";
+    case Side::kVm:
+      return "vm";
+    case Side::kFio:
+      break;
+  }
+  return "fio";
+}
+
+// One side of a workload: a process that gives a round to each of these measurements.
+struct Subject {
+  Side side = Side::kBare;
+  std::vector<std::pair<IoMetric, std::string>> ids;
+  bool active = true;
+  std::uint32_t measured_processes = 0;
+  std::uint32_t void_processes = 0;
+  std::string void_reason;
+};
+
+struct Job {
+  IoWorkload workload;
+  std::vector<Subject> subjects;
+  std::uint64_t iterations = 0;  // 0 until calibrated
+};
+
+std::string IdOf(const IoWorkload& workload, IoMetric metric, Side side) {
+  result::Params params = workload.params;
+  if (workload.names_metric) params["metric"] = std::string(ToString(metric));
+  // The parts are words of this file and io_workloads.cc: always within the grammar.
+  return result::MakeId(kScenario, workload.name, params, ToString(side)).value_or(std::string());
+}
+
+bool Tells(Side side, const IoWorkload& workload, IoMetric metric) {
+  switch (side) {
+    case Side::kBare:
+      return !workload.guest_only && metric != IoMetric::kExits;
+    case Side::kVm:
+      return true;
+    case Side::kFio:
+      break;
+  }
+  return !workload.guest_only && metric != IoMetric::kExits && metric != IoMetric::kCpu;
+}
+
+std::vector<Job> SelectJobs(const RunContext& context) {
+  std::vector<Side> sides = {Side::kBare, Side::kVm};
+  if (context.io.fio) sides.push_back(Side::kFio);
+  std::vector<Job> jobs;
+  for (IoWorkload& workload : IoWorkloads()) {
+    if (workload.profile > context.profile) continue;
+    Job job;
+    for (const Side side : sides) {
+      Subject subject{.side = side, .ids = {}, .void_reason = {}};
+      for (const IoMetric metric : workload.metrics) {
+        if (!Tells(side, workload, metric)) continue;
+        std::string id = IdOf(workload, metric, side);
+        if (context.selects(id)) subject.ids.emplace_back(metric, std::move(id));
+      }
+      if (!subject.ids.empty()) job.subjects.push_back(std::move(subject));
+    }
+    job.workload = std::move(workload);
+    if (!job.subjects.empty()) jobs.push_back(std::move(job));
+  }
+  return jobs;
+}
+
+// A CPU for the threads of devices: not the one that is measured, where there is another.
+int ChooseIoCpu(int measured) {
+  cpu_set_t set;
+  if (::sched_getaffinity(0, sizeof(set), &set) != 0) return measured;
+  for (int cpu = CPU_SETSIZE - 1; cpu >= 0; --cpu) {
+    if (cpu != measured && CPU_ISSET(static_cast<unsigned>(cpu), &set)) return cpu;
+  }
+  return measured;
+}
+
+std::uint64_t DiskBytes(workloads::Profile profile) {
+  constexpr std::uint64_t kMiB = 1ULL << 20;
+  switch (profile) {
+    case workloads::Profile::kQuick:
+      return 64 * kMiB;
+    case workloads::Profile::kStandard:
+      return 256 * kMiB;
+    case workloads::Profile::kFull:
+      break;
+  }
+  return 1024 * kMiB;
+}
+
+class IoRun {
+ public:
+  IoRun(const RunContext& context, result::Journal& journal)
+      : context_(context),
+        journal_(journal),
+        jobs_(SelectJobs(context)),
+        random_(context.seed),
+        disk_bytes_(DiskBytes(context.profile)),
+        io_cpu_(ChooseIoCpu(context.cpu)) {}
+
+  result::Result<void> Run() {
+    if (jobs_.empty()) return {};
+    if (auto announced = Announce(); !announced) return announced;
+    if (auto prepared = PrepareDisks(); !prepared) return prepared;
+    std::size_t processes = 0;
+    for (const Job& job : jobs_) processes += 2 * ActiveSubjects(job).size();
+    Progress progress(std::string(kScenario), processes * context_.effort.rounds, context_.quiet);
+    RoundBudget rounds(context_.effort.rounds, context_.effort.io_budget);
+    while (rounds.Next()) {
+      for (Job& job : jobs_) {
+        if (auto done = RunRound(job, rounds.current(), progress); !done) return done;
+        if (StopSignal() != 0) return {};
+      }
+      if (auto synced = journal_.Sync(); !synced) return synced;
+    }
+    if (auto settled = SettleVoids(); !settled) return settled;
+    return rounds.Report(journal_, std::string(kScenario));
+  }
+
+ private:
+  static std::vector<std::size_t> ActiveSubjects(const Job& job) {
+    std::vector<std::size_t> active;
+    for (std::size_t i = 0; i < job.subjects.size(); ++i) {
+      if (job.subjects[i].active) active.push_back(i);
+    }
+    return active;
+  }
+
+  [[nodiscard]] std::string ImagePath() const {
+    return (context_.installation.images / (std::string(kImage) + ".elf")).string();
+  }
+
+  result::Result<void> Announce() {
+    std::string image_problem;
+    auto file = vmm::LoadedFile::Read(ImagePath(), vmm::kMaxImageFileBytes);
+    auto digest = file ? vmm::Sha256Hex(file->bytes()) : vmm::Result<std::string>(Fail(std::move(file.error())));
+    if (digest) {
+      digest_ = *digest;
+      if (auto added = journal_.AddImage(kImage, digest_); !added) return added;
+    } else {
+      image_problem = digest.error().ToString();
+    }
+    std::string fio_problem;
+    if (context_.io.fio) {
+      auto found = FindFio();
+      if (found) {
+        fio_ = std::move(*found);
+      } else {
+        fio_problem = found.error().ToString();
+      }
+    }
+    for (Job& job : jobs_) {
+      for (Subject& subject : job.subjects) {
+        std::pair<result::Status, std::string> state = {result::Status::kOk, {}};
+        if (subject.side == Side::kVm && !image_problem.empty()) state = {result::Status::kError, image_problem};
+        if (subject.side == Side::kVm && !context_.vm_unsupported.empty()) {
+          state = {result::Status::kUnsupported, context_.vm_unsupported};
+        }
+        if (subject.side == Side::kFio && !fio_problem.empty()) state = {result::Status::kUnsupported, fio_problem};
+        subject.active = state.first == result::Status::kOk;
+        if (auto announced = AnnounceSubject(job, subject, state.first, state.second); !announced) return announced;
+      }
+    }
+    return {};
+  }
+
+  result::Result<void> AnnounceSubject(const Job& job, const Subject& subject, result::Status status,
+                                       const std::string& reason) {
+    for (const auto& [metric, id] : subject.ids) {
+      result::Measurement measurement;
+      measurement.id = id;
+      measurement.scenario = kScenario;
+      measurement.workload = job.workload.name;
+      measurement.substrate = ToString(subject.side);
+      measurement.params = job.workload.params;
+      if (job.workload.names_metric) measurement.params["metric"] = std::string(ToString(metric));
+      measurement.unit = UnitOf(metric);
+      measurement.direction = DirectionOf(metric);
+      if (subject.side == Side::kVm && status != result::Status::kError) {
+        measurement.image = kImage;
+        measurement.image_sha256 = digest_;
+      }
+      measurement.status = status;
+      measurement.reason = reason;
+      if (auto added = journal_.AddMeasurement(measurement); !added) return added;
+    }
+    return {};
+  }
+
+  // Files for those workloads that want one. Where there can be none, they say so; the others run.
+  result::Result<void> PrepareDisks() {
+    const auto wants = [this](auto condition) {
+      return std::ranges::any_of(jobs_, [&](const Job& job) {
+        return std::ranges::any_of(job.subjects,
+                                   [&](const Subject& subject) { return subject.active && condition(job, subject); });
+      });
+    };
+    const auto is_file = [](const Job& job) { return job.workload.disk.kind != DiskKind::kRam; };
+    const auto of_fio = [](const Subject& subject) { return subject.side == Side::kFio; };
+    const std::filesystem::path& folder = journal_.folder();
+    if (wants([&](const Job& job, const Subject& subject) { return is_file(job) && !of_fio(subject); })) {
+      if (auto done = Prepare(ScratchDisk::Create(folder, disk_bytes_), file_, is_file, Side::kBare); !done)
+        return done;
+    }
+    // fio writes what it likes: it has disks of its own.
+    if (wants([&](const Job& job, const Subject& subject) { return is_file(job) && of_fio(subject); })) {
+      if (auto done = Prepare(ScratchDisk::Create(folder, disk_bytes_), fio_file_, is_file, Side::kFio); !done) {
+        return done;
+      }
+    }
+    const auto is_ram = [&](const Job& job) { return !is_file(job); };
+    if (wants([&](const Job& job, const Subject& subject) { return is_ram(job) && of_fio(subject); })) {
+      return Prepare(ScratchDisk::CreateInMemory(disk_bytes_), fio_ram_, is_ram, Side::kFio);
+    }
+    return {};
+  }
+
+  template <typename Concerns>
+  result::Result<void> Prepare(vmm::Result<ScratchDisk> made, std::optional<ScratchDisk>& place, Concerns concerns,
+                               Side side) {
+    if (made) {
+      place.emplace(std::move(*made));
+      return {};
+    }
+    for (Job& job : jobs_) {
+      for (Subject& subject : job.subjects) {
+        if (!concerns(job) || (subject.side == Side::kFio) != (side == Side::kFio) || !subject.active) continue;
+        if (auto done = GiveUp(subject, result::Status::kError, made.error().ToString()); !done) return done;
+      }
+    }
+    return {};
+  }
+
+  result::Result<void> RunRound(Job& job, std::uint32_t round, Progress& progress) {
+    const auto active = ActiveSubjects(job);
+    if (active.empty()) return {};
+    const bool reversed = (random_() & 1) != 0;
+    std::uint32_t order = 0;
+    for (const auto& [index, arm] : OrderOfRound(active, reversed)) {
+      Subject& subject = job.subjects[index];
+      if (!subject.active) continue;
+      progress.Step(subject.ids.front().second);
+      const bool by_fio = subject.side == Side::kFio;
+      auto done = by_fio ? RunFioOnce(job, subject, round, order, arm) : RunProcess(job, subject, round, order, arm);
+      if (!done) return done;
+      ++order;
+      if (StopSignal() != 0) return {};
+    }
+    return {};
+  }
+
+  result::Result<void> RunProcess(Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
+                                  result::Arm arm) {
+    const substrates::Request request = RequestFor(job, subject);
+    const auto limit = std::chrono::nanoseconds(request.deadline_ns) + kChildSetUpLimit;
+    auto child = RunChild(context_.installation.guest_program, {}, ToJson(request).dump() + "\n", limit);
+    if (!child) return GiveUp(subject, result::Status::kError, child.error().ToString());
+    if (child->interrupted) return {};
+    if (child->timed_out) return GiveUp(subject, result::Status::kTimeout, child->Describe());
+    if (child->exit_code != 0) return GiveUp(subject, result::Status::kCrashed, child->Describe());
+    auto answer = substrates::ParseAnswer(child->output);
+    if (!answer) return GiveUp(subject, result::Status::kError, answer.error().ToString());
+    if (answer->status == AnswerStatus::kFailed && answer->samples.empty() && answer->voided != 0) {
+      ++subject.void_processes;
+      subject.void_reason = answer->reason;
+      return {};
+    }
+    if (answer->status != AnswerStatus::kOk) return GiveUp(subject, ToStatus(answer->status), answer->reason);
+    if (answer->image_sha256 != digest_) {
+      return GiveUp(subject, result::Status::kError,
+                    fmt::format("the image changed during the run: {} became {}", digest_, answer->image_sha256));
+    }
+    if (job.iterations == 0) job.iterations = answer->iterations;
+    ++subject.measured_processes;
+    for (const auto& [metric, id] : subject.ids) {
+      result::Round record = RoundOf(*answer, round, order, arm);
+      record.samples = SamplesOf(metric, *answer);
+      if (auto added = journal_.AddRound(id, record); !added) return added;
+    }
+    return {};
+  }
+
+  result::Result<void> RunFioOnce(const Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
+                                  result::Arm arm) {
+    const bool is_ram = job.workload.disk.kind == DiskKind::kRam;
+    const std::string path = (is_ram ? *fio_ram_ : *fio_file_).path();
+    auto numbers =
+        RunFio(fio_, job.workload, path, disk_bytes_, context_.cpu, context_.seed + round, std::chrono::seconds(1));
+    if (StopSignal() != 0) return {};
+    if (!numbers) return GiveUp(subject, result::Status::kError, numbers.error().ToString());
+    ++subject.measured_processes;
+    for (const auto& [metric, id] : subject.ids) {
+      result::Round record;
+      record.round = round;
+      record.order = order;
+      record.arm = arm;
+      record.iterations = 1;
+      record.samples = {NumberOf(metric, *numbers).value_or(0)};
+      if (auto added = journal_.AddRound(id, record); !added) return added;
+    }
+    return {};
+  }
+
+  [[nodiscard]] substrates::Request RequestFor(const Job& job, const Subject& subject) const {
+    const IoWorkload& workload = job.workload;
+    const Effort& effort = context_.effort;
+    substrates::Request request;
+    request.substrate = subject.side == Side::kVm ? SubstrateKind::kVm : SubstrateKind::kBare;
+    request.image = ImagePath();
+    request.operation = static_cast<std::uint64_t>(workload.operation);
+    // Where the thread of the device shares the CPU, looking keeps it from working.
+    const double spin_ticks = io_cpu_ == context_.cpu ? 0 : kSpinSeconds * context_.tsc_hz;
+    request.parameters = {workload.block_bytes, workload.depth, disk_bytes_, static_cast<std::uint64_t>(spin_ticks)};
+    request.seed = context_.seed;
+    request.arena_bytes = payload::DiskArenaBytes(workload.block_bytes, workload.depth);
+    request.cpu = context_.cpu;
+    request.iterations = job.iterations;
+    request.batch_target_ns = static_cast<std::uint64_t>(effort.batch_target.count());
+    request.samples = effort.samples;
+    request.max_warmup_batches = effort.max_warmup_batches;
+    // A guest may take many times as long as the process that calibrated: a disk in memory against exits.
+    constexpr std::uint64_t kSlowest = 64;
+    const std::uint64_t batches = effort.max_warmup_batches + 3ULL * effort.samples + 8;
+    request.deadline_ns = batches * request.batch_target_ns * kSlowest +
+                          static_cast<std::uint64_t>(std::chrono::nanoseconds(kChildSetUpLimit).count());
+    request.tsc_hz = context_.tsc_hz;
+    request.doorbell = context_.doorbell;
+    request.latencies = workload.operation != payload::DiskOperation::kRing;
+    request.disk = workload.disk;
+    request.disk.size_bytes = disk_bytes_;
+    request.disk.io_cpu = io_cpu_;
+    if (workload.disk.kind != DiskKind::kRam) request.disk.path = file_->path();
+    return request;
+  }
+
+  result::Result<void> GiveUp(Subject& subject, result::Status status, const std::string& reason) {
+    subject.active = false;
+    for (const auto& [metric, id] : subject.ids) {
+      if (auto done = journal_.SetStatus(id, status, reason); !done) return done;
+    }
+    return {};
+  }
+
+  // What no process could measure has failed; what some could is measured, and the finding says what is missing.
+  result::Result<void> SettleVoids() {
+    for (Job& job : jobs_) {
+      for (Subject& subject : job.subjects) {
+        if (!subject.active || subject.void_processes == 0) continue;
+        if (subject.measured_processes == 0) {
+          if (auto done = GiveUp(subject, result::Status::kFailed, subject.void_reason); !done) return done;
+          continue;
+        }
+        auto added = journal_.AddFinding(
+            {.id = "samples-void",
+             .severity = result::Severity::kWarning,
+             .text = fmt::format("{} of {} processes of {} count for nothing.", subject.void_processes,
+                                 subject.void_processes + subject.measured_processes, subject.ids.front().second),
+             .evidence = subject.void_reason});
+        if (!added) return added;
+      }
+    }
+    return {};
+  }
+
+  const RunContext& context_;
+  result::Journal& journal_;
+  std::vector<Job> jobs_;
+  std::mt19937_64 random_;
+  std::uint64_t disk_bytes_;
+  int io_cpu_;
+  std::string digest_;
+  std::filesystem::path fio_;
+  std::optional<ScratchDisk> file_;
+  std::optional<ScratchDisk> fio_file_;
+  std::optional<ScratchDisk> fio_ram_;
+};
+
+}  // namespace
+
+result::Result<void> RunIo(const RunContext& context, result::Journal& journal) {
+  return IoRun(context, journal).Run();
+}
+
+std::vector<std::string> IoIds(const RunContext& context) {
+  std::vector<std::string> ids;
+  for (Job& job : SelectJobs(context)) {
+    for (Subject& subject : job.subjects) {
+      for (auto& [metric, id] : subject.ids) ids.push_back(std::move(id));
+    }
+  }
+  return ids;
+}
+
+Description DescribeIo(std::string_view id) {
+  static const auto* const kDescriptions = [] {
+    auto* made = new std::map<std::string, Description, std::less<>>;
+    static const std::vector<IoWorkload> kWorkloads = IoWorkloads();
+    for (const IoWorkload& workload : kWorkloads) {
+      for (const Side side : {Side::kBare, Side::kVm, Side::kFio}) {
+        for (const IoMetric metric : workload.metrics) {
+          made->emplace(IdOf(workload, metric, side), Description{UnitOf(metric), workload.summary});
+        }
+      }
+    }
+    return made;
+  }();
+  const auto found = kDescriptions->find(id);
+  return found == kDescriptions->end() ? Description{} : found->second;
+}
+
+}  // namespace nestbench::scenarios

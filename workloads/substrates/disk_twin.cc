@@ -1,0 +1,228 @@
+// The twin of a guest with a disk: the work of payload/disk_work.h in this process, over io_uring on the same file,
+// with what io_uring has to make it fast (a registered file, registered buffers, one system call for all that is
+// offered).
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <liburing.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "nestbench/abi/layout.h"
+#include "nestbench/payload/disk_work.h"
+#include "nestbench/substrates/disk.h"
+#include "nestbench/substrates/substrate.h"
+#include "nestbench/vmm/base/unique_fd.h"
+
+namespace nestbench::substrates {
+namespace {
+
+using abi::GuestPhysAddr;
+using payload::DiskRequestKind;
+using vmm::MemoryRegion;
+using vmm::UniqueFd;
+
+class UringEngine {
+ public:
+  static Result<std::unique_ptr<UringEngine>> Open(const DiskSetup& disk, const MemoryRegion& arena) {
+    auto engine = std::make_unique<UringEngine>();
+    if (disk.kind == DiskKind::kRam) {
+      engine->fd_ = UniqueFd(::memfd_create("nestbench-disk", MFD_CLOEXEC));
+      if (!engine->fd_.valid()) return Fail(Error::System("memfd_create", errno));
+      if (auto stamped = StampDisk(engine->fd_.get(), disk.size_bytes); !stamped) {
+        return Fail(std::move(stamped.error()));
+      }
+    } else {
+      const int direct = disk.kind == DiskKind::kDirect ? O_DIRECT : 0;
+      engine->fd_ = UniqueFd(::open(disk.path.c_str(), O_RDWR | O_CLOEXEC | O_NOCTTY | direct));
+      if (!engine->fd_.valid()) {
+        if (errno == EINVAL && direct != 0) {
+          return Fail(Error::Unsupported("open", disk.path + ": its file system has no O_DIRECT"));
+        }
+        return Fail(Error::System("open", errno, disk.path));
+      }
+    }
+    if (const int bad = ::io_uring_queue_init(2 * payload::kDiskMaxDepth, &engine->ring_, 0); bad != 0) {
+      return Fail(Error::System("io_uring_setup", -bad, "is io_uring forbidden here (kernel.io_uring_disabled)?"));
+    }
+    engine->has_ring_ = true;
+    const int file = engine->fd_.get();
+    engine->has_file_ = ::io_uring_register_files(&engine->ring_, &file, 1) == 0;
+    const iovec buffers = {arena.bytes().data(), arena.bytes().size()};
+    engine->has_buffers_ = ::io_uring_register_buffers(&engine->ring_, &buffers, 1) == 0;
+    return engine;
+  }
+
+  UringEngine() = default;
+  UringEngine(const UringEngine&) = delete;
+  UringEngine& operator=(const UringEngine&) = delete;
+  ~UringEngine() {
+    if (has_ring_) ::io_uring_queue_exit(&ring_);
+  }
+
+  bool Offer(std::uint32_t slot, DiskRequestKind kind, std::uint64_t offset_bytes, std::byte* buffer,
+             std::uint64_t size_bytes) {
+    io_uring_sqe* sqe = ::io_uring_get_sqe(&ring_);
+    if (sqe == nullptr) {
+      Publish();
+      sqe = ::io_uring_get_sqe(&ring_);
+      if (sqe == nullptr) return Give("io_uring has no room for a request");
+    }
+    const int file = has_file_ ? 0 : fd_.get();
+    const auto size = static_cast<unsigned>(size_bytes);
+    if (kind == DiskRequestKind::kFlush) {
+      ::io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
+    } else if (kind == DiskRequestKind::kRead) {
+      if (has_buffers_) {
+        ::io_uring_prep_read_fixed(sqe, file, buffer, size, offset_bytes, 0);
+      } else {
+        ::io_uring_prep_read(sqe, file, buffer, size, offset_bytes);
+      }
+    } else if (has_buffers_) {
+      ::io_uring_prep_write_fixed(sqe, file, buffer, size, offset_bytes, 0);
+    } else {
+      ::io_uring_prep_write(sqe, file, buffer, size, offset_bytes);
+    }
+    if (has_file_) sqe->flags |= IOSQE_FIXED_FILE;
+    ::io_uring_sqe_set_data64(sqe, slot);
+    expected_bytes_[slot] = kind == DiskRequestKind::kFlush ? 0 : static_cast<int>(size_bytes);
+    ++offered_;
+    return true;
+  }
+
+  void Publish() {
+    while (offered_ != 0) {
+      const int count = ::io_uring_submit(&ring_);
+      if (count > 0) {
+        offered_ -= std::min(offered_, static_cast<unsigned>(count));
+      } else if (count != -EINTR && count != -EAGAIN && count != -EBUSY) {
+        Give("io_uring refuses to submit");
+        return;
+      }
+    }
+  }
+
+  bool Take(payload::DiskCompletion& completion) {
+    io_uring_cqe* cqe = nullptr;
+    if (::io_uring_peek_cqe(&ring_, &cqe) != 0) return false;
+    completion.slot = static_cast<std::uint32_t>(::io_uring_cqe_get_data64(cqe));
+    // A short transfer of a file that is long enough is as wrong here as an error.
+    completion.failed = completion.slot >= payload::kDiskMaxDepth || cqe->res != expected_bytes_[completion.slot];
+    ::io_uring_cqe_seen(&ring_, cqe);
+    return true;
+  }
+
+  void Sleep() {
+    io_uring_cqe* cqe = nullptr;
+    const int bad = ::io_uring_wait_cqe(&ring_, &cqe);
+    if (bad != 0 && bad != -EINTR && bad != -EAGAIN) Give("io_uring refuses to wait");
+  }
+
+  void Ring() {}
+  [[nodiscard]] const char* problem() const { return problem_; }
+
+ private:
+  bool Give(const char* problem) {
+    problem_ = problem;
+    return false;
+  }
+
+  UniqueFd fd_;
+  io_uring ring_{};
+  bool has_ring_ = false;
+  bool has_file_ = false;
+  bool has_buffers_ = false;
+  unsigned offered_ = 0;
+  int expected_bytes_[payload::kDiskMaxDepth] = {};
+  const char* problem_ = nullptr;
+};
+
+class DiskTwin final : public Substrate {
+ public:
+  DiskTwin(MemoryRegion mailbox, MemoryRegion arena, std::unique_ptr<UringEngine> engine)
+      : mailbox_(std::move(mailbox)), arena_(std::move(arena)), engine_(std::move(engine)) {}
+
+  Result<CallOutcome> Call(const abi::MailboxRequest& request, std::chrono::nanoseconds /*limit*/) override {
+    const std::uint64_t begin_ns = MonotonicRawNs();
+    Answer(request);
+    const std::uint64_t end_ns = MonotonicRawNs();
+    return CallOutcome{CallEnd::kRang, {}, end_ns - begin_ns};
+  }
+
+  [[nodiscard]] std::span<const std::byte> mailbox() const override { return mailbox_.bytes(); }
+  [[nodiscard]] const MemoryRegion* arena() const override { return &arena_; }
+  [[nodiscard]] abi::Doorbell doorbell() const override { return abi::Doorbell::kReturn; }
+  [[nodiscard]] std::optional<std::uint64_t> exits() const override { return std::nullopt; }
+
+ private:
+  void Answer(const abi::MailboxRequest& request) {
+    payload::Args args;
+    args.operation = request.operation;
+    args.iterations = request.iterations;
+    args.seed = request.seed;
+    std::ranges::copy(request.parameters, args.parameters);
+    args.arena = arena_.bytes().data();
+    args.arena_bytes = request.arena_bytes;
+    payload::Result result;
+    switch (request.command) {
+      case abi::Command::kSetUp:
+        payload::DiskWork<UringEngine>::Check(args, result);
+        if (args.operation == static_cast<std::uint64_t>(payload::DiskOperation::kRing)) {
+          result.Fail(payload::Status::kUnsupported, "a process has no doorbell");
+        }
+        break;
+      case abi::Command::kRun: {
+        payload::DiskWork<UringEngine> work(args, *engine_);
+        work.Run(args.iterations, result);
+        checksum_ = result.checksum();
+        break;
+      }
+      case abi::Command::kVerify:
+        result.SetChecksum(checksum_);
+        break;
+      case abi::Command::kNone:
+        break;
+    }
+    abi::MailboxReply reply = {};
+    reply.sequence = request.sequence;
+    reply.status = result.status();
+    reply.tsc_begin = result.begin_tsc();
+    reply.tsc_end = result.end_tsc();
+    reply.operations = result.operations();
+    reply.bytes = result.bytes();
+    reply.checksum = result.checksum();
+    const std::string_view text = result.text();
+    std::memcpy(reply.message, text.data(), std::min(text.size(), sizeof(reply.message) - 1));
+    std::memcpy(mailbox_.bytes().data() + offsetof(abi::Mailbox, reply), &reply, sizeof(reply));
+  }
+
+  MemoryRegion mailbox_;
+  MemoryRegion arena_;
+  std::unique_ptr<UringEngine> engine_;
+  std::uint64_t checksum_ = 0;
+};
+
+std::uint64_t RoundUp(std::uint64_t value, std::uint64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Substrate>> CreateDiskTwin(const SubstrateOptions& options) {
+  auto mailbox = MemoryRegion::Create({GuestPhysAddr(abi::kMailboxBase), abi::kMailboxBytes}, {});
+  if (!mailbox) return Fail(std::move(mailbox.error()));
+  auto arena =
+      MemoryRegion::Create({GuestPhysAddr(abi::kArenaBase), RoundUp(options.arena_bytes, abi::kPageBytes)}, {});
+  if (!arena) return Fail(std::move(arena.error()));
+  auto engine = UringEngine::Open(options.disk, *arena);
+  if (!engine) return Fail(std::move(engine.error()));
+  return std::make_unique<DiskTwin>(std::move(*mailbox), std::move(*arena), std::move(*engine));
+}
+
+}  // namespace nestbench::substrates
