@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "nestbench/abi/latency_table.h"
+#include "nestbench/payload/net_work.h"
 #include "nestbench/substrates/mailbox_reader.h"
 
 namespace nestbench::substrates {
@@ -101,6 +102,13 @@ class LatencyCollector {
   std::array<std::uint64_t, abi::LatencyTable::kBuckets> counts_{};
   std::uint64_t max_ticks_ = 0;
 };
+
+// The payload's word, as the latencies are: a number, and nothing else.
+payload::NetTable ReadNetTable(std::span<const std::byte> arena) {
+  payload::NetTable table;
+  std::memcpy(&table, arena.subspan(payload::kNetTableOffset).data(), sizeof(table));
+  return table;
+}
 
 class Measurer {
  public:
@@ -252,12 +260,14 @@ class Measurer {
     if (!counters) return End(AnswerStatus::kError, counters.error().ToString());
     std::optional<LatencyCollector> latencies;
     if (request_.latencies && substrate_.arena() != nullptr) latencies.emplace(substrate_.arena()->bytes());
+    const bool has_net_table = request_.network.peer != NetPeer::kNone && substrate_.arena() != nullptr;
     double worst_void = 0;
     for (std::uint32_t tried = 0; answer_.samples.size() < request_.samples && tried < request_.samples * kVoidFactor;
          ++tried) {
       if (latencies) latencies->Clear();
       const std::uint64_t exits_before = substrate_.exits().value_or(0);
       const std::uint64_t nested_runs_before = substrate_.nested_runs().value_or(0);
+      const std::uint64_t resent_before = has_net_table ? ReadNetTable(substrate_.arena()->bytes()).resent : 0;
       const std::uint64_t cpu_before_ns = ProcessCpuNs();
       counters->Begin();
       Batch batch;
@@ -276,6 +286,7 @@ class Measurer {
       answer_.exits += substrate_.exits().value_or(0) - exits_before;
       answer_.nested_runs += substrate_.nested_runs().value_or(0) - nested_runs_before;
       if (latencies) latencies->Add();
+      if (has_net_table) answer_.resent += ReadNetTable(substrate_.arena()->bytes()).resent - resent_before;
       answer_.samples.push_back({batch.inside_ns, batch.outside_ns, batch.operations, batch.bytes});
     }
     if (latencies) answer_.latencies = latencies->Result(request_.tsc_hz);
