@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "nestbench/payload/net_work.h"
+
 namespace nestbench::substrates {
 namespace {
 
@@ -24,7 +26,7 @@ Request SampleRequest() {
   request.operation = 3;
   request.parameters = {1, 2, 3, 4, 5, 6, 7, std::numeric_limits<std::uint64_t>::max()};
   request.seed = std::numeric_limits<std::uint64_t>::max();
-  request.arena_bytes = 4096;
+  request.arena_bytes = payload::kNetArenaBytes;
   request.host_page_bytes = abi::kLargePageBytes;
   request.guest_page_bytes = abi::kPageBytes;
   request.reset_arena = true;
@@ -36,6 +38,12 @@ Request SampleRequest() {
   request.deadline_ns = 1'000'000'000;
   request.tsc_hz = 2.596e9;
   request.doorbell = abi::Doorbell::kMmio;
+  request.network = {.peer = NetPeer::kGuest,
+                     .doorbell_exits = true,
+                     .polling = true,
+                     .bytes_per_s = 10'000'000,
+                     .io_cpu = 2,
+                     .peer_cpu = 3};
   return request;
 }
 
@@ -51,6 +59,7 @@ Answer SampleAnswer() {
   answer.counters = {1, 2, 3, 4};
   answer.huge_page_bytes = 5;
   answer.exits = 6;
+  answer.resent = 7;
   answer.checksum = std::numeric_limits<std::uint64_t>::max();  // more than a JSON reader's double holds
   answer.samples = {{1.5, 2.5, 1000, 0}, {1e9, 1e9 + 0.25, 1000, 64}};
   return answer;
@@ -84,7 +93,7 @@ void RefusesEachKeyMissingWrongRepeatedAndAnUnknownOne(const json& good, Parse p
     ExpectRefused(spoiled, parse, key, "missing");
     for (const json& wrong : kWrongValues) {
       if (IsRightType(value, wrong)) continue;
-      if (key == "cpu" && wrong == -1) continue;
+      if (key.ends_with("cpu") && wrong == -1) continue;
       spoiled = good;
       spoiled[key] = wrong;
       ExpectRefused(spoiled, parse, key, "is " + wrong.dump());
@@ -179,6 +188,9 @@ TEST(RequestTest, RefusesValuesOutOfRange) {
       {"tsc_hz", -2.5e9},
       {"tsc_hz", 1e13},
       {"doorbell", "bell"},
+      {"net_peer", "zone"},
+      {"net_io_cpu", -2},
+      {"net_peer_cpu", 2'000'000'000},
       {"doorbell", "return"},  // of a guest: there is nowhere to return to
   };
   for (const auto& [key, value] : cases) {
@@ -189,6 +201,16 @@ TEST(RequestTest, RefusesValuesOutOfRange) {
   json spoiled = ToJson(SampleRequest());
   spoiled["iterations"] = spoiled["batch_target_ns"] = 0;
   ExpectRefused(spoiled, ParseRequest, "batch_target_ns", "is 0 and so are the iterations");
+}
+
+TEST(RequestTest, RefusesANetworkBesideADiskOrWithoutRoomForItsTables) {
+  json with_disk = ToJson(SampleRequest());
+  with_disk["disk"] = "ram";
+  with_disk["disk_bytes"] = 1 << 20;
+  ExpectRefused(with_disk, ParseRequest, "net_peer", "and a disk");
+  json too_small = ToJson(SampleRequest());
+  too_small["arena_bytes"] = payload::kNetArenaBytes - 1;
+  ExpectRefused(too_small, ParseRequest, "net_peer", "in a small arena");
 }
 
 TEST(RequestTest, LetsAProcessReturn) {
