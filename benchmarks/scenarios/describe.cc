@@ -46,6 +46,7 @@ constexpr auto kEntries = std::to_array<Entry>({
     {"hotpath/page_tables", {"ns/op", "page tables of so many pages"}},
     {"hotpath/elf_parse", {"ns/op", "a payload image, checked"}},
     {"density/steady", {"guests", "how many serve their requests in time"}},
+    {"density/disk", {"guests", "how many serve their requests from one disk in time"}},
     {"density/idle", {"guests", "how many can wait: start rate and memory of each"}},
     {"density/memory", {"guests", "how many can hold memory, and what ends it"}},
     {"isolation/attribution", {"schedules", "who is the noisy neighbour, seen from outside"}},

@@ -36,6 +36,12 @@ Request SampleRequest() {
   request.deadline_ns = 1'000'000'000;
   request.tsc_hz = 2.596e9;
   request.doorbell = abi::Doorbell::kMmio;
+  request.disk = {.kind = DiskKind::kDirect,
+                  .path = "/some/disk",
+                  .size_bytes = 8192,
+                  .doorbell_exits = true,
+                  .polling = true,
+                  .io_cpu = 2};
   return request;
 }
 
@@ -50,7 +56,9 @@ Answer SampleAnswer() {
   answer.clock_disagreement_max = 0.004;
   answer.counters = {1, 2, 3, 4};
   answer.huge_page_bytes = 5;
+  answer.process_cpu_ns = 7;
   answer.exits = 6;
+  answer.latencies = {100, 1.5, 2.5, 3.5, 4.5};
   answer.checksum = std::numeric_limits<std::uint64_t>::max();  // more than a JSON reader's double holds
   answer.samples = {{1.5, 2.5, 1000, 0}, {1e9, 1e9 + 0.25, 1000, 64}};
   return answer;
@@ -136,6 +144,8 @@ TEST(RequestTest, SurvivesTheWay) {
   EXPECT_EQ(got->parameters, sent.parameters);
   EXPECT_EQ(got->seed, sent.seed);
   EXPECT_EQ(got->doorbell, sent.doorbell);
+  EXPECT_EQ(got->disk.kind, sent.disk.kind);
+  EXPECT_EQ(got->disk.path, sent.disk.path);
   EXPECT_EQ(got->tsc_hz, sent.tsc_hz);
 }
 
@@ -150,7 +160,7 @@ TEST(RequestTest, RefusesEveryTextThatIsNoObject) {
 TEST(RequestTest, RefusesValuesOutOfRange) {
   const std::vector<std::pair<std::string, json>> cases = {
       {"protocol", 0},
-      {"protocol", 2},
+      {"protocol", 1},
       {"protocol", 1'000'000'000'000},
       {"substrate", "zone"},
       {"substrate", ""},
@@ -179,6 +189,12 @@ TEST(RequestTest, RefusesValuesOutOfRange) {
       {"tsc_hz", -2.5e9},
       {"tsc_hz", 1e13},
       {"doorbell", "bell"},
+      {"disk", "tape"},
+      {"disk_bytes", 0},
+      {"disk_bytes", 4097},
+      {"disk_bytes", 1ULL << 41},
+      {"io_cpu", -2},
+      {"latencies", true},     // in an arena without room for them
       {"doorbell", "return"},  // of a guest: there is nowhere to return to
   };
   for (const auto& [key, value] : cases) {

@@ -323,15 +323,21 @@ FileDisk::~FileDisk() {
 }
 
 Result<std::unique_ptr<FileDisk>> FileDisk::Open(const std::string& path, const FileDiskOptions& options) {
-  auto state = std::make_unique<State>();
   const int access = options.read_only ? O_RDONLY : O_RDWR;
-  state->fd = UniqueFd(::open(path.c_str(), access | O_CLOEXEC | O_NOCTTY | (options.direct ? O_DIRECT : 0)));
-  if (!state->fd.valid()) {
+  UniqueFd fd(::open(path.c_str(), access | O_CLOEXEC | O_NOCTTY | (options.direct ? O_DIRECT : 0)));
+  if (!fd.valid()) {
     if (errno == EINVAL && options.direct) {
       return Fail(Error::Unsupported("open", fmt::format("{}: its file system has no O_DIRECT", path)));
     }
     return Fail(Error::System("open", errno, path));
   }
+  return Adopt(std::move(fd), path, options);
+}
+
+Result<std::unique_ptr<FileDisk>> FileDisk::Adopt(UniqueFd fd, const std::string& path,
+                                                  const FileDiskOptions& options) {
+  auto state = std::make_unique<State>();
+  state->fd = std::move(fd);
   struct stat info {};
   if (::fstat(state->fd.get(), &info) != 0) return Fail(Error::System("fstat", errno, path));
   std::uint64_t size_bytes = 0;
