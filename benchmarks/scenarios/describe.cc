@@ -37,6 +37,7 @@ constexpr auto kEntries = std::to_array<Entry>({
     {"lifecycle/dirty_log", {"ns/op", "harvest of the dirty log of so many written pages"}},
     {"lifecycle/kick", {"ns/op", "from the kick of a spinning vCPU until KVM_RUN has returned"}},
     {"lifecycle/irqfd_wake", {"ns/op", "from an irqfd to the halted vCPU's first instruction"}},
+    {"lifecycle/irq_line_wake", {"ns/op", "from KVM_IRQ_LINE to the halted vCPU's first instruction"}},
     {"hotpath/bus_dispatch", {"ns/op", "from an exit to its device, the same one each time"}},
     {"hotpath/bus_dispatch_alternating", {"ns/op", "from an exit to its device, another one each time"}},
     {"hotpath/exit_decode", {"ns/op", "from the kvm_run page to an Exit"}},
