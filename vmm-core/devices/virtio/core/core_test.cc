@@ -220,12 +220,14 @@ TEST_F(CoreTest, BreaksOnARequestThatTheDeviceHasNoUseFor) {
 TEST_F(CoreTest, ABadLayoutBreaksItAtTheStart) {
   struct Case {
     std::uint32_t size;
-    std::uint64_t base;
+    std::uint64_t descriptors;
     QueueFault fault;
+    std::uint64_t used = kData + 0x2000;
   };
   for (const Case& bad : {Case{3, kData, QueueFault::kBadSize}, Case{0, kData, QueueFault::kBadSize},
                           Case{128, kData, QueueFault::kBadSize}, Case{64, kData + 8, QueueFault::kUnalignedRing},
-                          Case{64, 0x7000'0000, QueueFault::kRingOutsideMemory}}) {
+                          Case{64, 0x7000'0000, QueueFault::kRingOutsideMemory},
+                          Case{64, kData, QueueFault::kRingOutsideMemory, TestDriver::kReadOnlyBase}}) {
     Rng rng;
     TestDriver driver(rng);
     driver.Write(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
@@ -234,9 +236,9 @@ TEST_F(CoreTest, ABadLayoutBreaksItAtTheStart) {
     driver.Write(VIRTIO_MMIO_STATUS, 11);
     driver.Write(VIRTIO_MMIO_QUEUE_SEL, 0);
     driver.Write(VIRTIO_MMIO_QUEUE_NUM, bad.size);
-    driver.Write(VIRTIO_MMIO_QUEUE_DESC_LOW, static_cast<std::uint32_t>(bad.base));
-    driver.Write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, static_cast<std::uint32_t>(bad.base + 0x1000));
-    driver.Write(VIRTIO_MMIO_QUEUE_USED_LOW, static_cast<std::uint32_t>(bad.base + 0x2000));
+    driver.Write(VIRTIO_MMIO_QUEUE_DESC_LOW, static_cast<std::uint32_t>(bad.descriptors));
+    driver.Write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, static_cast<std::uint32_t>(kData + 0x1000));
+    driver.Write(VIRTIO_MMIO_QUEUE_USED_LOW, static_cast<std::uint32_t>(bad.used));
     driver.Write(VIRTIO_MMIO_QUEUE_READY, 1);
     driver.Write(VIRTIO_MMIO_STATUS, 15);
     EXPECT_TRUE(driver.BrokeWith(bad.fault)) << ToString(bad.fault);

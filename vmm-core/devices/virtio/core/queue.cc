@@ -121,10 +121,16 @@ QueueFault Queue::Configure(const GuestMemory& memory, const QueueLayout& layout
     return QueueFault::kUnalignedRing;
   }
   const std::size_t size = layout.size;
+  const std::uint64_t device_area_bytes = kRingOffset + size * sizeof(vring_used_elem) + kEventBytes;
   const auto descriptors = memory.Slice(layout.descriptors, size * sizeof(vring_desc));
   const auto driver_area = memory.Slice(layout.driver_area, kRingOffset + size * sizeof(std::uint16_t) + kEventBytes);
-  const auto device_area = memory.Slice(layout.device_area, kRingOffset + size * sizeof(vring_used_elem) + kEventBytes);
+  const auto device_area = memory.Slice(layout.device_area, device_area_bytes);
   if (!descriptors || !driver_area || !device_area) return QueueFault::kRingOutsideMemory;
+  // The device writes there, and may no more than the guest could.
+  if (memory.Find(layout.device_area, device_area_bytes)->read_only_for_guest() &&
+      !Mutated("virtio-ring-in-read-only-memory")) {
+    return QueueFault::kRingOutsideMemory;
+  }
   *this = Queue();
   memory_ = &memory;
   layout_ = layout;
