@@ -147,6 +147,20 @@ TEST_F(CoreTest, BreaksOnALoop) {
   EXPECT_TRUE(driver_.BrokeWith(QueueFault::kChainTooLong));
 }
 
+TEST_F(CoreTest, BreaksOnAChainThatIsTooLongOnlyWithItsIndirectTable) {
+  driver_.Start();
+  auto* table = reinterpret_cast<vring_desc*>(driver_.Host(kData));
+  for (std::uint16_t i = 0; i < kSize; ++i) {
+    const bool last = i + 1 == kSize;
+    table[i] = {kData + 0x1000, 16, static_cast<std::uint16_t>(VRING_DESC_F_WRITE | (last ? 0 : VRING_DESC_F_NEXT)),
+                static_cast<std::uint16_t>(i + 1)};
+  }
+  Descriptors()[0] = {kData + 0x1000, 16, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1};
+  Descriptors()[1] = {kData, kSize * sizeof(vring_desc), VRING_DESC_F_INDIRECT, 0};
+  Ring();
+  EXPECT_TRUE(driver_.BrokeWith(QueueFault::kChainTooLong));
+}
+
 TEST_F(CoreTest, BreaksOnAnIndexThatJumps) {
   driver_.Start();
   Ring(0, kSize + 1);

@@ -175,7 +175,8 @@ QueueFault Queue::Walk(std::uint16_t head, Chain& chain) const {
   std::size_t table_size = layout_.size;
   bool inside_indirect = false;
   std::size_t index = head;
-  // Section "The Virtqueue Descriptor Table": no chain is longer than the queue, so that more is a loop.
+  // Section "The Virtqueue Descriptor Table": no chain is longer than the queue, wherever its parts lie, so that more is
+  // a loop. Disks count on it: a chain is one vector of the kernel, which has a limit.
   std::size_t seen = 0;
   for (;;) {
     const vring_desc descriptor = ReadDescriptor(table, index);
@@ -186,10 +187,9 @@ QueueFault Queue::Walk(std::uint16_t head, Chain& chain) const {
       table_size = table.size() / sizeof(vring_desc);
       inside_indirect = true;
       index = 0;
-      seen = 0;
       continue;
     }
-    if (++seen > std::min<std::size_t>(table_size, layout_.size)) return QueueFault::kChainTooLong;
+    if (++seen > layout_.size) return QueueFault::kChainTooLong;
     if (const QueueFault bad = AppendBuffer(descriptor, chain); bad != QueueFault::kNone) return bad;
     if ((descriptor.flags & VRING_DESC_F_NEXT) == 0) return QueueFault::kNone;
     index = descriptor.next;
