@@ -94,7 +94,7 @@ Result<void> Net::Activate(Activation activation) {
   control_queue_ = many ? 2UL * port_->pairs() : 2;
   if ((active_.features & Feature(VIRTIO_NET_F_CTRL_VQ)) == 0) control_queue_ = 0;
   pairs_in_use_ = 1;
-  held_.clear();
+  held_.assign(port_->pairs(), {});
   frames_.assign(port_->pairs(), std::vector<std::byte>(kFrameMaxBytes));
   frame_bytes_.assign(port_->pairs(), 0);
   WorkerOptions options{
@@ -186,50 +186,62 @@ bool Net::SendFrames(std::uint16_t pair, bool may_sleep) {
 bool Net::ReceiveFrames(std::uint16_t pair, bool may_sleep) {
   Queue& queue = active_.queues[2UL * pair];
   if (!queue.ready() || queue.fault() != QueueFault::kNone) return false;
-  bool worked = false;
-  std::size_t& size = frame_bytes_[pair];
+  bool starving = false;
+  std::size_t left = kFramesPerRound;
   queue.DisableDoorbells();
-  for (std::size_t count = 0; count < kFramesPerRound; ++count) {
-    if (const auto wait = to_guest_.Wait(Clock::now()); wait.count() != 0) {
-      WakeAfter(wait);
-      break;
+  do {
+    starving = false;
+    // A wire spreads frames over all of its pairs, however few the driver uses: those of the others arrive here too.
+    for (std::size_t wire = pair; wire < port_->pairs(); wire += pairs_in_use_) {
+      const Given given = ReceiveFrom(static_cast<std::uint16_t>(wire), pair, left);
+      if (given == Given::kBroken) {
+        active_.signals->Fail(queue.fault());
+        return left != kFramesPerRound;
+      }
+      starving |= given == Given::kNoBuffers;
     }
-    if (size == 0) size = port_->Receive(pair, frames_[pair]);
-    if (size == 0) break;
-    if (!link_up_.load(std::memory_order_relaxed)) {
-      Count(counters_.dropped_frames);
-      size = 0;
-      worked = true;
-      continue;
-    }
-    const Given given = GiveFrame(queue, std::span(frames_[pair]).first(size));
-    if (given == Given::kBroken) {
-      active_.signals->Fail(queue.fault());
-      return worked;
-    }
-    if (given == Given::kNoBuffers) {
-      // New buffers are worth a doorbell only while a frame waits for them.
-      if (may_sleep && queue.EnableDoorbells()) continue;
-      break;
-    }
-    to_guest_.Take(size - std::min(size, kFrameHeaderBytes));
-    size = 0;
-    worked = true;
-  }
+    // New buffers are worth a doorbell only while a frame waits for them.
+  } while (may_sleep && starving && left != 0 && queue.EnableDoorbells());
+  const bool worked = left != kFramesPerRound;
   if (worked && queue.NotifyNeeded()) active_.signals->QueueUsed();
   return worked;
 }
 
-Net::Given Net::GiveFrame(Queue& queue, std::span<std::byte> frame) {
+// Hands frames of a wire to a pair of queues, `left` at most. kYes: no more waits, or may pass now.
+Net::Given Net::ReceiveFrom(std::uint16_t wire, std::uint16_t pair, std::size_t& left) {
+  std::size_t& size = frame_bytes_[wire];
+  while (left != 0) {
+    if (const auto wait = to_guest_.Wait(Clock::now()); wait.count() != 0) {
+      WakeAfter(wait);
+      break;
+    }
+    if (size == 0) size = port_->Receive(wire, frames_[wire]);
+    if (size == 0) break;
+    if (link_up_.load(std::memory_order_relaxed)) {
+      const Given given = GiveFrame(pair, std::span(frames_[wire]).first(size));
+      if (given != Given::kYes) return given;
+      to_guest_.Take(size - std::min(size, kFrameHeaderBytes));
+    } else {
+      Count(counters_.dropped_frames);
+    }
+    size = 0;
+    --left;
+  }
+  return Given::kYes;
+}
+
+Net::Given Net::GiveFrame(std::uint16_t pair, std::span<std::byte> frame) {
   if (frame.size() < kFrameHeaderBytes) return Given::kYes;
-  // Buffers that were taken for this frame and did not suffice are held until more come.
+  Queue& queue = active_.queues[2UL * pair];
+  // Buffers that were taken for a frame and did not suffice are held until more come.
+  std::vector<Chain>& held = held_[pair];
   std::uint64_t room = 0;
-  for (const Chain& chain : held_) room += chain.writable_bytes;
+  for (const Chain& chain : held) room += chain.writable_bytes;
   while (room < frame.size()) {
-    if (!mergeable_ && !held_.empty()) {
+    if (!mergeable_ && !held.empty()) {
       // Without mergeable buffers one must hold all of the frame, and this one does not.
-      queue.Push(held_[0].head, 0);
-      held_.clear();
+      queue.Push(held[0].head, 0);
+      held.clear();
       Count(counters_.dropped_frames);
       return Given::kYes;
     }
@@ -237,22 +249,22 @@ Net::Given Net::GiveFrame(Queue& queue, std::span<std::byte> frame) {
     const Queue::Popped popped = queue.Pop(chain);
     if (popped == Queue::Popped::kEmpty) return Given::kNoBuffers;
     if (popped == Queue::Popped::kChain &&
-        (chain.readable_count != 0 || chain.writable_bytes < kFrameHeaderBytes || held_.size() >= queue.size())) {
+        (chain.readable_count != 0 || chain.writable_bytes < kFrameHeaderBytes || held.size() >= queue.size())) {
       queue.Break(QueueFault::kBadRequest);
     }
     if (queue.fault() != QueueFault::kNone) return Given::kBroken;
     room += chain.writable_bytes;
-    held_.push_back(std::move(chain));
+    held.push_back(std::move(chain));
   }
-  const auto buffers = static_cast<__virtio16>(Mutated("virtio-net-one-buffer") ? 1 : held_.size());
+  const auto buffers = static_cast<__virtio16>(Mutated("virtio-net-one-buffer") ? 1 : held.size());
   std::memcpy(frame.data() + offsetof(FrameHeader, num_buffers), &buffers, sizeof(buffers));
   std::size_t offset = 0;
-  for (const Chain& chain : held_) {
+  for (const Chain& chain : held) {
     const std::size_t part = CopyIn(chain.writable(), 0, frame.subspan(offset));
     queue.Push(chain.head, static_cast<std::uint32_t>(part));
     offset += part;
   }
-  held_.clear();
+  held.clear();
   Count(counters_.received_frames);
   Count(counters_.received_bytes, frame.size() - kFrameHeaderBytes);
   return Given::kYes;

@@ -90,7 +90,8 @@ class Net final : public Function {
   bool ReceiveFrames(std::uint16_t pair, bool may_sleep);
   bool ServeControl(bool may_sleep);
   enum class Given { kYes, kNoBuffers, kBroken };
-  [[nodiscard]] Given GiveFrame(Queue& queue, std::span<std::byte> frame);
+  [[nodiscard]] Given ReceiveFrom(std::uint16_t wire, std::uint16_t pair, std::size_t& left);
+  [[nodiscard]] Given GiveFrame(std::uint16_t pair, std::span<std::byte> frame);
   void WakeAfter(std::chrono::nanoseconds wait);
 
   std::unique_ptr<NetPort> port_;
@@ -106,8 +107,8 @@ class Net final : public Function {
   std::size_t control_queue_ = 0;
   std::uint16_t pairs_in_use_ = 1;
   Chain chain_;
-  std::vector<Chain> held_;                     // receive buffers of one frame
-  std::vector<std::vector<std::byte>> frames_;  // for each pair, the frame that waits for buffers
+  std::vector<std::vector<Chain>> held_;        // for each pair of queues, buffers taken for a frame that needs more
+  std::vector<std::vector<std::byte>> frames_;  // for each pair of the wire, the frame that waits for buffers
   std::vector<std::size_t> frame_bytes_;
   Bucket to_guest_;
   Bucket from_guest_;

@@ -38,19 +38,24 @@ class TestWire final : public NetPort {
   }
   [[nodiscard]] std::size_t Receive(std::uint16_t pair, std::span<std::byte> frame) override {
     const std::scoped_lock lock(mutex_);
-    if (pair != 0 || waiting_.empty()) return 0;
-    const std::size_t size = waiting_.front().size();
-    std::memcpy(frame.data(), waiting_.front().data(), size);
-    waiting_.pop_front();
+    std::deque<std::vector<std::byte>>& waiting = waiting_[pair];
+    if (waiting.empty()) return 0;
+    const std::size_t size = waiting.front().size();
+    std::memcpy(frame.data(), waiting.front().data(), size);
+    waiting.pop_front();
     return size;
   }
 
-  void Arrive(std::size_t frame_bytes, std::byte value) {
+  void Arrive(std::size_t frame_bytes, std::byte value, std::uint16_t pair = 0) {
     std::vector<std::byte> frame(kFrameHeaderBytes + frame_bytes, value);
     std::fill_n(frame.begin(), kFrameHeaderBytes, std::byte{0});
     const std::scoped_lock lock(mutex_);
-    waiting_.push_back(std::move(frame));
-    RingEventFd(event_.get());
+    waiting_[pair].push_back(std::move(frame));
+    RingEventFd(receive_fd(pair));
+  }
+  [[nodiscard]] bool IsEmpty() {
+    const std::scoped_lock lock(mutex_);
+    return waiting_[0].empty() && waiting_[1].empty();
   }
   [[nodiscard]] std::size_t sent() {
     const std::scoped_lock lock(mutex_);
@@ -61,7 +66,7 @@ class TestWire final : public NetPort {
   UniqueFd event_;
   UniqueFd other_ = CreateEventFd().value();
   std::mutex mutex_;
-  std::deque<std::vector<std::byte>> waiting_;
+  std::array<std::deque<std::vector<std::byte>>, 2> waiting_;
   std::vector<std::vector<std::byte>> sent_;
 };
 
@@ -126,6 +131,36 @@ TEST_F(NetTest, SpreadsAFrameOverMergeableBuffers) {
   EXPECT_EQ(bytes, kFrameHeaderBytes + 5000);
   EXPECT_EQ(driver_->memory().Read<std::uint16_t>(abi::GuestPhysAddr(kReceiveAt + 10)).value_or(0), 3U);
   EXPECT_EQ(*driver_->Host(kReceiveAt + kFrameHeaderBytes + 4999), std::byte{9});
+}
+
+// A driver with one pair on a wire with two: the wire does not know and uses both.
+TEST_F(NetTest, GivesFramesOfUnusedPairsToTheOnesInUse) {
+  driver_->Start(kPlain);
+  wire_->Arrive(100, std::byte{3}, 1);
+  driver_->Offer(kReceive, {{kReceiveAt, 2048, true}});
+  EXPECT_EQ(driver_->Await(kReceive).written_bytes, kFrameHeaderBytes + 100);
+  EXPECT_EQ(*driver_->Host(kReceiveAt + 111), std::byte{3});
+}
+
+// Buffers that wait for the rest of a frame are those of their own queue, whatever arrives for another.
+TEST_F(NetTest, KeepsTheBuffersOfItsPairsApart) {
+  driver_->Start(kMergeable | Feature(VIRTIO_NET_F_CTRL_VQ) | Feature(VIRTIO_NET_F_MQ));
+  std::memcpy(driver_->Host(kSendAt), "\4\0\2\0", 4);
+  driver_->Offer(4, {{kSendAt, 4, false}, {kReceiveAt, 1, true}});
+  ASSERT_TRUE(driver_->Await(4).came);
+  ASSERT_EQ(*driver_->Host(kReceiveAt), std::byte{VIRTIO_NET_OK});
+  driver_->Offer(0, {{kReceiveAt, 2048, true}}, 1);
+  wire_->Arrive(3000, std::byte{5}, 0);  // takes the buffer and waits for another
+  ASSERT_TRUE(Eventually([&] { return wire_->IsEmpty(); }));
+  driver_->Offer(2, {{kReceiveAt + 0x4000, 2048, true}}, 2);
+  wire_->Arrive(100, std::byte{6}, 1);
+  const auto second = driver_->Await(2);
+  ASSERT_TRUE(second.came);
+  EXPECT_EQ(second.written_bytes, kFrameHeaderBytes + 100);
+  EXPECT_EQ(*driver_->Host(kReceiveAt + 0x4000 + 111), std::byte{6});
+  driver_->Offer(0, {{kReceiveAt + 0x1000, 2048, true}}, 3);
+  EXPECT_EQ(driver_->Await(0).written_bytes, 2048U);
+  EXPECT_EQ(driver_->Await(0).written_bytes, kFrameHeaderBytes + 3000 - 2048);
 }
 
 TEST_F(NetTest, NothingPassesWhileTheLinkIsDown) {
