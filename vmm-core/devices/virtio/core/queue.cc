@@ -175,8 +175,8 @@ QueueFault Queue::Walk(std::uint16_t head, Chain& chain) const {
   std::size_t table_size = layout_.size;
   bool inside_indirect = false;
   std::size_t index = head;
-  // Section "The Virtqueue Descriptor Table": no chain is longer than the queue, wherever its parts lie, so that more is
-  // a loop. Disks count on it: a chain is one vector of the kernel, which has a limit.
+  // Section "The Virtqueue Descriptor Table": no chain is longer than the queue, wherever its parts lie, so that more
+  // is a loop. Disks count on it: a chain is one vector of the kernel, which has a limit.
   std::size_t seen = 0;
   for (;;) {
     const vring_desc descriptor = ReadDescriptor(table, index);

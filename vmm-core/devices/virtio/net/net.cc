@@ -236,7 +236,11 @@ Net::Given Net::GiveFrame(std::uint16_t pair, std::span<std::byte> frame) {
   // Buffers that were taken for a frame and did not suffice are held until more come.
   std::vector<Chain>& held = held_[pair];
   std::uint64_t room = 0;
-  for (const Chain& chain : held) room += chain.writable_bytes;
+  std::size_t descriptors = 0;
+  for (const Chain& chain : held) {
+    room += chain.writable_bytes;
+    descriptors += chain.buffers.size();
+  }
   while (room < frame.size()) {
     if (!mergeable_ && !held.empty()) {
       // Without mergeable buffers one must hold all of the frame, and this one does not.
@@ -245,26 +249,34 @@ Net::Given Net::GiveFrame(std::uint16_t pair, std::span<std::byte> frame) {
       Count(counters_.dropped_frames);
       return Given::kYes;
     }
+    if (descriptors >= queue.size()) {
+      // The driver has no more to give: it would wait for these, and this frame for more, until the end of time.
+      Count(counters_.dropped_frames);
+      return Given::kYes;
+    }
     Chain chain;
     const Queue::Popped popped = queue.Pop(chain);
     if (popped == Queue::Popped::kEmpty) return Given::kNoBuffers;
-    if (popped == Queue::Popped::kChain &&
-        (chain.readable_count != 0 || chain.writable_bytes < kFrameHeaderBytes || held.size() >= queue.size())) {
+    if (popped == Queue::Popped::kChain && (chain.readable_count != 0 || chain.writable_bytes < kFrameHeaderBytes)) {
       queue.Break(QueueFault::kBadRequest);
     }
     if (queue.fault() != QueueFault::kNone) return Given::kBroken;
     room += chain.writable_bytes;
+    descriptors += chain.buffers.size();
     held.push_back(std::move(chain));
   }
-  const auto buffers = static_cast<__virtio16>(Mutated("virtio-net-one-buffer") ? 1 : held.size());
+  // Buffers held for a frame that was then dropped may be more than this one needs.
+  std::size_t used = 0;
+  for (std::uint64_t covered = 0; covered < frame.size(); ++used) covered += held[used].writable_bytes;
+  const auto buffers = static_cast<__virtio16>(Mutated("virtio-net-one-buffer") ? 1 : used);
   std::memcpy(frame.data() + offsetof(FrameHeader, num_buffers), &buffers, sizeof(buffers));
   std::size_t offset = 0;
-  for (const Chain& chain : held) {
-    const std::size_t part = CopyIn(chain.writable(), 0, frame.subspan(offset));
-    queue.Push(chain.head, static_cast<std::uint32_t>(part));
+  for (std::size_t i = 0; i < used; ++i) {
+    const std::size_t part = CopyIn(held[i].writable(), 0, frame.subspan(offset));
+    queue.Push(held[i].head, static_cast<std::uint32_t>(part));
     offset += part;
   }
-  held.clear();
+  held.erase(held.begin(), held.begin() + static_cast<std::ptrdiff_t>(used));
   Count(counters_.received_frames);
   Count(counters_.received_bytes, frame.size() - kFrameHeaderBytes);
   return Given::kYes;

@@ -163,6 +163,17 @@ TEST_F(NetTest, KeepsTheBuffersOfItsPairsApart) {
   EXPECT_EQ(driver_->Await(0).written_bytes, kFrameHeaderBytes + 3000 - 2048);
 }
 
+TEST_F(NetTest, DropsAFrameThatAllBuffersOfTheQueueCannotHold) {
+  driver_->Start(kMergeable, 4);
+  for (std::uint32_t i = 0; i < 4; ++i) driver_->Offer(kReceive, {{kReceiveAt + i * 2048ULL, 2048, true}}, i);
+  wire_->Arrive(4 * 2048, std::byte{1});
+  wire_->Arrive(100, std::byte{2});
+  const auto done = driver_->Await(kReceive);
+  ASSERT_TRUE(done.came);
+  EXPECT_EQ(*driver_->Host(kReceiveAt + kFrameHeaderBytes), std::byte{2});
+  EXPECT_EQ(net_->counters().dropped_frames, 1U);
+}
+
 TEST_F(NetTest, NothingPassesWhileTheLinkIsDown) {
   driver_->Start(kPlain);
   EXPECT_EQ(driver_->Read(VIRTIO_MMIO_CONFIG + 4) >> 16, 0x0001U);
