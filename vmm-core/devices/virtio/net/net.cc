@@ -125,19 +125,24 @@ void Net::Reset() {
 
 bool Net::Serve(bool may_sleep) {
   bool worked = false;
+  next_wake_ = kNever;
   for (std::uint16_t pair = 0; pair < pairs_in_use_; ++pair) {
     worked |= SendFrames(pair, may_sleep);
     worked |= ReceiveFrames(pair, may_sleep);
   }
   if (control_queue_ != 0) worked |= ServeControl(may_sleep);
+  if (next_wake_ != kNever) {
+    const auto ns = std::max<std::int64_t>(next_wake_.count(), 1000);
+    const itimerspec when{{0, 0}, {ns / 1'000'000'000, ns % 1'000'000'000}};
+    ::timerfd_settime(timer_.get(), 0, &when, nullptr);
+  }
   return worked;
 }
 
+// One timer for all that waits: the first to be ready sets it, and the others are asked again then.
 void Net::WakeAfter(std::chrono::nanoseconds wait) {
   Count(counters_.throttles);
-  const auto ns = std::max<std::int64_t>(wait.count(), 1000);
-  const itimerspec when{{0, 0}, {ns / 1'000'000'000, ns % 1'000'000'000}};
-  ::timerfd_settime(timer_.get(), 0, &when, nullptr);
+  next_wake_ = std::min(next_wake_, wait);
 }
 
 bool Net::SendFrames(std::uint16_t pair, bool may_sleep) {

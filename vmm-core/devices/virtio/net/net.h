@@ -106,6 +106,8 @@ class Net final : public Function {
   bool mergeable_ = false;
   std::size_t control_queue_ = 0;
   std::uint16_t pairs_in_use_ = 1;
+  static constexpr std::chrono::nanoseconds kNever = std::chrono::nanoseconds::max();
+  std::chrono::nanoseconds next_wake_ = kNever;  // of this round
   Chain chain_;
   std::vector<std::vector<Chain>> held_;        // for each pair of queues, buffers taken for a frame that needs more
   std::vector<std::vector<std::byte>> frames_;  // for each pair of the wire, the frame that waits for buffers

@@ -237,6 +237,25 @@ TEST_F(LimitedNetTest, MakesFramesWaitAndLosesNone) {
   EXPECT_GT(net_->counters().throttles, 0U);
 }
 
+class UnevenNetTest : public NetTest {
+ protected:
+  UnevenNetTest()
+      : NetTest({.to_guest = {.bytes_per_s = 10, .frames_per_s = 0},
+                 .from_guest = {.bytes_per_s = 0, .frames_per_s = 1000}}) {}
+};
+
+// What was received must wait for minutes; what is sent, for a millisecond.
+TEST_F(UnevenNetTest, ALimitOfOneDirectionDoesNotHoldUpTheOther) {
+  driver_->Start(kPlain);
+  driver_->Offer(kReceive, {{kReceiveAt, 2048, true}});
+  wire_->Arrive(1000, std::byte{1});
+  ASSERT_TRUE(driver_->Await(kReceive).came);
+  for (std::uint32_t i = 0; i < 150; ++i) {
+    driver_->Offer(kSend, {{kSendAt, 80, false}}, i);
+    ASSERT_TRUE(driver_->Await(kSend).came);
+  }
+}
+
 // Two guests on one switch.
 class SwitchTest : public testing::Test {
  protected:
