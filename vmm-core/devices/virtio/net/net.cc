@@ -297,7 +297,8 @@ bool Net::ServeControl(bool may_sleep) {
           return tl::unexpected(QueueFault::kBadRequest);
         }
         virtio_net_ctrl_ack answer = VIRTIO_NET_ERR;
-        if (header.class_ == VIRTIO_NET_CTRL_MQ && header.cmd == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) {
+        const bool many = (active_.features & Feature(VIRTIO_NET_F_MQ)) != 0;
+        if (many && header.class_ == VIRTIO_NET_CTRL_MQ && header.cmd == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) {
           virtio_net_ctrl_mq wanted{};
           const auto bytes = std::as_writable_bytes(std::span(&wanted, 1));
           const bool read = CopyOut(chain.readable(), sizeof(header), bytes) == sizeof(wanted);

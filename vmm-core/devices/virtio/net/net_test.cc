@@ -193,19 +193,24 @@ TEST_F(NetTest, NothingPassesWhileTheLinkIsDown) {
 }
 
 TEST_F(NetTest, TheControlQueueSetsThePairs) {
-  driver_->Start(kPlain | Feature(VIRTIO_NET_F_CTRL_VQ));
+  std::size_t control = 4;
   const auto ask = [&](std::uint8_t command_class, std::uint16_t pairs) {
     const std::array<std::uint8_t, 4> command = {command_class, 0, static_cast<std::uint8_t>(pairs),
                                                  static_cast<std::uint8_t>(pairs >> 8)};
     std::memcpy(driver_->Host(kSendAt), command.data(), command.size());
-    driver_->Offer(kControl, {{kSendAt, 4, false}, {kReceiveAt, 1, true}});
-    EXPECT_TRUE(driver_->Await(kControl).came);
+    driver_->Offer(control, {{kSendAt, 4, false}, {kReceiveAt, 1, true}});
+    EXPECT_TRUE(driver_->Await(control).came);
     return *driver_->Host(kReceiveAt);
   };
+  driver_->Start(kPlain | Feature(VIRTIO_NET_F_CTRL_VQ) | Feature(VIRTIO_NET_F_MQ));
   EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 2), std::byte{VIRTIO_NET_OK});
   EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 0), std::byte{VIRTIO_NET_ERR});
   EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 3), std::byte{VIRTIO_NET_ERR});
   EXPECT_EQ(ask(VIRTIO_NET_CTRL_RX, 1), std::byte{VIRTIO_NET_ERR});
+  // Without the feature there is one pair, and where the second would be stands the control queue itself.
+  control = kControl;
+  driver_->Start(kPlain | Feature(VIRTIO_NET_F_CTRL_VQ));
+  EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 2), std::byte{VIRTIO_NET_ERR});
 }
 
 TEST_F(NetTest, BreaksOnAFrameWithoutHeader) {
