@@ -70,6 +70,21 @@ std::uint64_t Net::features() const {
   return features;
 }
 
+bool Net::Accepts(std::uint64_t features) const {
+  // Section "Feature bit requirements": each of the first needs one of the second.
+  constexpr std::array<std::pair<std::uint64_t, std::uint64_t>, 7> kNeeds = {{
+      {Feature(VIRTIO_NET_F_GUEST_TSO4), Feature(VIRTIO_NET_F_GUEST_CSUM)},
+      {Feature(VIRTIO_NET_F_GUEST_TSO6), Feature(VIRTIO_NET_F_GUEST_CSUM)},
+      {Feature(VIRTIO_NET_F_GUEST_ECN), Feature(VIRTIO_NET_F_GUEST_TSO4) | Feature(VIRTIO_NET_F_GUEST_TSO6)},
+      {Feature(VIRTIO_NET_F_HOST_TSO4), Feature(VIRTIO_NET_F_CSUM)},
+      {Feature(VIRTIO_NET_F_HOST_TSO6), Feature(VIRTIO_NET_F_CSUM)},
+      {Feature(VIRTIO_NET_F_HOST_ECN), Feature(VIRTIO_NET_F_HOST_TSO4) | Feature(VIRTIO_NET_F_HOST_TSO6)},
+      {Feature(VIRTIO_NET_F_MQ), Feature(VIRTIO_NET_F_CTRL_VQ)},
+  }};
+  return std::ranges::all_of(
+      kNeeds, [features](const auto& rule) { return (features & rule.first) == 0 || (features & rule.second) != 0; });
+}
+
 AccessStatus Net::ReadConfig(std::uint64_t offset, std::span<std::byte> data) {
   virtio_net_config config{};
   std::ranges::copy(options_.mac, config.mac);

@@ -61,6 +61,7 @@ class Net final : public Function {
 
   [[nodiscard]] std::uint32_t device_id() const override;
   [[nodiscard]] std::uint64_t features() const override;
+  [[nodiscard]] bool Accepts(std::uint64_t features) const override;
   [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override { return queue_sizes_; }
   [[nodiscard]] AccessStatus ReadConfig(std::uint64_t offset, std::span<std::byte> data) override;
   Result<void> Activate(Activation activation) override;

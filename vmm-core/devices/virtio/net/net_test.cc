@@ -213,6 +213,20 @@ TEST_F(NetTest, TheControlQueueSetsThePairs) {
   EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 2), std::byte{VIRTIO_NET_ERR});
 }
 
+TEST_F(NetTest, DoesNotAgreeToAFeatureWithoutTheOneThatItNeeds) {
+  constexpr std::uint32_t kDriver = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+  driver_->Write(VIRTIO_MMIO_STATUS, kDriver);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES, 1);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES, 1U << VIRTIO_NET_F_MQ);
+  driver_->Write(VIRTIO_MMIO_STATUS, kDriver | VIRTIO_CONFIG_S_FEATURES_OK);
+  EXPECT_EQ(driver_->Read(VIRTIO_MMIO_STATUS), kDriver);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES, 1U << VIRTIO_NET_F_MQ | 1U << VIRTIO_NET_F_CTRL_VQ);
+  driver_->Write(VIRTIO_MMIO_STATUS, kDriver | VIRTIO_CONFIG_S_FEATURES_OK);
+  EXPECT_EQ(driver_->Read(VIRTIO_MMIO_STATUS), kDriver | VIRTIO_CONFIG_S_FEATURES_OK);
+}
+
 TEST_F(NetTest, BreaksOnAFrameWithoutHeader) {
   driver_->Start(kPlain);
   driver_->Offer(kSend, {{kSendAt, kFrameHeaderBytes - 1, false}});
