@@ -334,6 +334,31 @@ TEST_F(SwitchTest, DropsWhatAPortHasNoRoomFor) {
   EXPECT_EQ(switch_.counters(*b_.port).dropped_frames, 10U);
 }
 
+// What a sender says of its frames is checked before another guest's kernel acts on it.
+TEST_F(SwitchTest, DropsFramesThatAreNotWhatTheirHeaderSays) {
+  a_.driver->Start(kPlain | Feature(VIRTIO_NET_F_CSUM) | Feature(VIRTIO_NET_F_HOST_TSO4));
+  b_.driver->Start(kPlain | Feature(VIRTIO_NET_F_GUEST_CSUM) | Feature(VIRTIO_NET_F_GUEST_TSO4));
+  const auto send = [&](virtio_net_hdr header) {
+    const auto frame = Frame(0xFF, 1);
+    std::memset(a_.driver->Host(kSendAt), 0xEE, kFrameHeaderBytes);
+    std::memcpy(a_.driver->Host(kSendAt), &header, sizeof(header));
+    std::memcpy(a_.driver->Host(kSendAt + kFrameHeaderBytes), frame.data(), frame.size());
+    a_.driver->Offer(kSend, {{kSendAt, static_cast<std::uint32_t>(kFrameHeaderBytes + frame.size()), false}});
+    EXPECT_TRUE(a_.driver->Await(kSend).came);
+  };
+  send({.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 60, .csum_offset = 3});              // behind the end
+  send({.gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 1000});                                // no checksum
+  send({.flags = 1, .gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 1000, .csum_start = 34});  // no TCP
+  send({.flags = 1, .gso_type = VIRTIO_NET_HDR_GSO_TCPV6, .gso_size = 1000, .csum_start = 34});  // not agreed on
+  send({.flags = 1, .gso_type = VIRTIO_NET_HDR_GSO_UDP, .gso_size = 1000, .csum_start = 34});    // not offered
+  EXPECT_EQ(a_.net->counters().dropped_frames, 5U);
+  // Nor does a guest say that a checksum was verified.
+  send({.flags = VIRTIO_NET_HDR_F_DATA_VALID, .hdr_len = 999});
+  EXPECT_TRUE(Arrived(b_));
+  const std::array<std::byte, 10> nothing{};
+  EXPECT_EQ(std::memcmp(b_.driver->Host(kReceiveAt), nothing.data(), nothing.size()), 0);
+}
+
 // A TCP segment over IPv4 of `payload` bytes, with the sum of the pseudo header where the checksum goes.
 std::vector<std::byte> TcpFrame(std::size_t payload) {
   std::vector<std::byte> frame(14 + 20 + 20 + payload);

@@ -6,12 +6,17 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 
 #include "devices/virtio/net/port.h"
 
 namespace nestbench::vmm::virtio {
+
+// Whether a frame from a driver that agreed to `features` is what its header says; the header then holds nothing but
+// what was checked, fit for another guest: the receiver's kernel will act on it.
+[[nodiscard]] bool CheckOffloads(FrameHeader& header, std::span<const std::byte> frame, std::uint64_t features);
 
 // Writes the checksum that the header asks for into `frame` (header not included) and clears the request. False, and
 // nothing changed, when it points outside.

@@ -67,7 +67,14 @@ class SwitchPort final : public NetPort {
   [[nodiscard]] bool Send(std::uint16_t /*pair*/, std::span<const iovec> frame) override {
     const std::size_t size = CopyOut(frame, 0, scratch_);
     if (size < kFrameHeaderBytes + kEthernetMinBytes) return false;
-    state_->Forward(*this, std::span(scratch_).first(size));
+    const auto whole = std::span(scratch_).first(size);
+    FrameHeader header;
+    std::memcpy(&header, whole.data(), sizeof(header));
+    if (!CheckOffloads(header, whole.subspan(kFrameHeaderBytes), Features()) && !Mutated("virtio-switch-lies-pass")) {
+      return false;
+    }
+    if (!Mutated("virtio-switch-lies-pass")) std::memcpy(whole.data(), &header, sizeof(header));
+    state_->Forward(*this, whole);
     return true;
   }
 
@@ -118,6 +125,11 @@ class SwitchPort final : public NetPort {
   }
 
  private:
+  [[nodiscard]] std::uint64_t Features() const {
+    const std::scoped_lock lock(mutex_);
+    return features_;
+  }
+
   void Store(const FrameHeader& header, std::span<const std::byte> frame) {
     if (frames_.size() >= Switch::kPortMaxFrames) {
       ++counters_.dropped_frames;
