@@ -142,8 +142,8 @@ bool CompleteChecksum(FrameHeader& header, std::span<std::byte> frame) {
   return true;
 }
 
-bool SegmentTcp(const FrameHeader& header, std::span<std::byte> frame,
-                const std::function<void(std::span<const std::byte>)>& send) {
+bool SegmentTcp(const FrameHeader& header, std::span<const std::byte> frame,
+                const std::function<bool(std::span<const std::byte>)>& send) {
   Layers layers;
   const std::size_t size = header.hdr.gso_size;
   if (size == 0 || !FindTcp(frame, layers)) return false;
@@ -162,8 +162,7 @@ bool SegmentTcp(const FrameHeader& header, std::span<std::byte> frame,
     if (offset + part.size() < payload.size()) flags &= ~(kTcpFin | kTcpPush);  // only the last one says these
     if (index != 0) flags &= ~kTcpCwr;                                          // and only the first one this
     FinishHeaders(layers, segment);
-    send(segment);
-    if (part.empty()) break;
+    if (!send(segment) || part.empty()) break;
   }
   return true;
 }

@@ -23,8 +23,9 @@ namespace nestbench::vmm::virtio {
 [[nodiscard]] bool CompleteChecksum(FrameHeader& header, std::span<std::byte> frame);
 
 // Cuts a TCP segment into those of header.hdr.gso_size bytes, each with checksums and a header of its own. False when
-// the frame is not what its header says; then nothing was given to `send`. `frame` is spoiled.
-[[nodiscard]] bool SegmentTcp(const FrameHeader& header, std::span<std::byte> frame,
-                              const std::function<void(std::span<const std::byte>)>& send);
+// the frame is not what its header says; then nothing was given to `send`. Ends early when `send` says that it takes no
+// more: a frame may ask for as many segments as it has bytes.
+[[nodiscard]] bool SegmentTcp(const FrameHeader& header, std::span<const std::byte> frame,
+                              const std::function<bool(std::span<const std::byte>)>& send);
 
 }  // namespace nestbench::vmm::virtio
