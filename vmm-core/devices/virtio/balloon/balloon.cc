@@ -116,7 +116,10 @@ bool Balloon::GiveBack(std::uint64_t address, std::uint64_t size_bytes) {
 
 bool Balloon::TakePages(const Chain& chain, bool inflate) {
   // An array of 32-bit page numbers that the device reads.
-  if (chain.buffers.size() != chain.readable_count || chain.readable_bytes % sizeof(std::uint32_t) != 0) return false;
+  if (chain.buffers.size() != chain.readable_count || chain.readable_bytes % sizeof(std::uint32_t) != 0 ||
+      chain.readable_bytes > kRequestMaxPages * sizeof(std::uint32_t)) {
+    return false;
+  }
   for (std::uint64_t offset = 0; offset < chain.readable_bytes; offset += sizeof(std::uint32_t)) {
     std::uint32_t page = 0;
     CopyOut(chain.readable(), offset, std::as_writable_bytes(std::span(&page, 1)));
