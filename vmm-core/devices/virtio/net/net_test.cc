@@ -346,14 +346,15 @@ TEST_F(SwitchTest, DropsFramesThatAreNotWhatTheirHeaderSays) {
     a_.driver->Offer(kSend, {{kSendAt, static_cast<std::uint32_t>(kFrameHeaderBytes + frame.size()), false}});
     EXPECT_TRUE(a_.driver->Await(kSend).came);
   };
-  send({.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 60, .csum_offset = 3});              // behind the end
-  send({.gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 1000});                                // no checksum
-  send({.flags = 1, .gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 1000, .csum_start = 34});  // no TCP
-  send({.flags = 1, .gso_type = VIRTIO_NET_HDR_GSO_TCPV6, .gso_size = 1000, .csum_start = 34});  // not agreed on
-  send({.flags = 1, .gso_type = VIRTIO_NET_HDR_GSO_UDP, .gso_size = 1000, .csum_start = 34});    // not offered
+  constexpr std::uint8_t kSum = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+  send({kSum, VIRTIO_NET_HDR_GSO_NONE, 0, 0, 60, 3});       // behind the end
+  send({0, VIRTIO_NET_HDR_GSO_TCPV4, 0, 1000, 0, 0});       // without a checksum
+  send({kSum, VIRTIO_NET_HDR_GSO_TCPV4, 0, 1000, 34, 16});  // not TCP
+  send({kSum, VIRTIO_NET_HDR_GSO_TCPV6, 0, 1000, 34, 16});  // not agreed on
+  send({kSum, VIRTIO_NET_HDR_GSO_UDP, 0, 1000, 34, 16});    // not offered
   EXPECT_EQ(a_.net->counters().dropped_frames, 5U);
   // Nor does a guest say that a checksum was verified.
-  send({.flags = VIRTIO_NET_HDR_F_DATA_VALID, .hdr_len = 999});
+  send({VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_GSO_NONE, 999, 0, 0, 0});
   EXPECT_TRUE(Arrived(b_));
   const std::array<std::byte, 10> nothing{};
   EXPECT_EQ(std::memcmp(b_.driver->Host(kReceiveAt), nothing.data(), nothing.size()), 0);
