@@ -222,7 +222,7 @@ std::uint8_t Block::PrepareTransfer(Request& request, bool is_write, std::uint64
   disk.operation = is_write ? DiskOperation::kWrite : DiskOperation::kRead;
   disk.offset_bytes = sector * kSectorBytes;
   disk.size_bytes = size;
-  disk.durable = is_write && (durable_writes_ || !write_back_.load(std::memory_order_relaxed));
+  disk.durable = is_write && WritesThrough();
   disk.buffers.clear();
   const bool whole = is_write ? AppendPart(chain.readable(), sizeof(virtio_blk_outhdr), size, disk.buffers)
                               : AppendPart(chain.writable(), 0, size, disk.buffers);
@@ -255,12 +255,16 @@ std::uint8_t Block::PrepareRange(Request& request, bool discard) {
   disk.operation = discard ? DiskOperation::kDiscard : DiskOperation::kWriteZeroes;
   disk.offset_bytes = range.sector * kSectorBytes;
   disk.size_bytes = range.num_sectors * kSectorBytes;
+  disk.durable = !discard && WritesThrough() && !Mutated("virtio-blk-zeroes-not-durable");
   disk.may_unmap = (range.flags & kUnmap) != 0;
   disk.buffers.clear();
   request.written_bytes = ~0U;
   disk_->Submit(disk);
   return VIRTIO_BLK_S_OK;
 }
+
+// Section "Device Operation": whether a write must be on stable storage when it is answered.
+bool Block::WritesThrough() const { return durable_writes_ || !write_back_.load(std::memory_order_relaxed); }
 
 bool Block::FinishRequests() {
   done_.clear();

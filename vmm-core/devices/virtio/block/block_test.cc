@@ -189,6 +189,62 @@ TEST(BlockTest, AReadOnlyDiskRefusesToChange) {
   EXPECT_EQ(driver.DataAt(0), std::byte{0});
 }
 
+// Notes how each request came.
+class NotingDisk final : public Disk {
+ public:
+  struct Note {
+    DiskOperation operation;
+    bool durable;
+    bool operator==(const Note&) const = default;
+  };
+  explicit NotingDisk(std::vector<Note>& notes) : notes_(notes) {}
+  [[nodiscard]] DiskLimits limits() const override { return disk_->limits(); }
+  void Submit(DiskRequest& request) override {
+    notes_.push_back({request.operation, request.durable});
+    disk_->Submit(request);
+  }
+  void Collect(std::vector<DiskRequest*>& done) override { disk_->Collect(done); }
+  void Drain(std::vector<DiskRequest*>& done) override { disk_->Drain(done); }
+
+ private:
+  std::unique_ptr<Disk> disk_ = std::move(RamDisk::Create(1 << 20).value());
+  std::vector<Note>& notes_;
+};
+
+// Section "Device Operation": without a flush to ask for, or with the cache switched off, an answer to a write is a
+// promise; and zeroes are a write.
+TEST(BlockTest, WritesThroughWhereTheDriverCannotOrWillNotFlush) {
+  std::vector<NotingDisk::Note> notes;
+  Block block(std::make_unique<NotingDisk>(notes), {});
+  BlockDriver driver(block);
+  const auto write_all = [&] {
+    notes.clear();
+    const virtio_blk_discard_write_zeroes range{8, 8, 0};
+    ASSERT_EQ(driver.WriteSector(0, std::byte{1}), VIRTIO_BLK_S_OK);
+    std::memcpy(driver.Host(kData), &range, sizeof(range));
+    ASSERT_EQ(driver.Ask(VIRTIO_BLK_T_WRITE_ZEROES, 0, {{kData, sizeof(range), false}}), VIRTIO_BLK_S_OK);
+    ASSERT_EQ(driver.ReadSector(0), VIRTIO_BLK_S_OK);
+  };
+  const auto expected = [](bool durable) {
+    return std::vector<NotingDisk::Note>{
+        {DiskOperation::kWrite, durable}, {DiskOperation::kWriteZeroes, durable}, {DiskOperation::kRead, false}};
+  };
+  constexpr std::uint64_t kWce = offsetof(virtio_blk_config, wce);
+  const std::byte off{0};
+  driver.Start(driver.OfferedFeatures());
+  write_all();
+  EXPECT_EQ(notes, expected(false));
+  EXPECT_EQ(driver.transport().Write(VIRTIO_MMIO_CONFIG + kWce, std::span(&off, 1)), AccessStatus::kOk);
+  write_all();
+  EXPECT_EQ(notes, expected(true));
+  driver.Start(TestDriver::kDefaultFeatures);
+  write_all();
+  EXPECT_EQ(notes, expected(true));
+  driver.Start(TestDriver::kDefaultFeatures | Feature(VIRTIO_BLK_F_FLUSH));
+  write_all();
+  EXPECT_EQ(notes, expected(false));
+}
+
 TEST(BlockTest, PassesErrorsOnAndRecovers) {
   auto faulting = std::make_unique<FaultingDisk>(std::move(RamDisk::Create(1 << 20).value()));
   FaultingDisk& disk = *faulting;
