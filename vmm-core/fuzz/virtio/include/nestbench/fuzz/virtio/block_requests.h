@@ -3,6 +3,7 @@
 
 #include <linux/virtio_blk.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -63,7 +64,7 @@ inline void CheckBlock(HostileDriver& driver, bool read_only, const std::functio
     }
     RunWorkers(100);
     let_go();
-    const std::uint32_t written = driver.Await(0, 100'000);
+    const std::uint32_t written = driver.Await(0, std::chrono::seconds(8));
     fuzz::Require(driver.arena().From(kStatus)[0] == std::byte{expected}, "a request ends as it should");
     fuzz::Require(written == 1 + (type == VIRTIO_BLK_T_IN ? 4096U : 0U), "the device says how much it wrote");
   };

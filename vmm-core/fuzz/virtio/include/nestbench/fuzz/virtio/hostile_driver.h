@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -15,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "devices/virtio/core/mmio.h"
@@ -146,12 +148,15 @@ class HostileDriver {
     queues_[queue].Publish();
     if (queues_[queue].KickNeeded()) (void)TryWrite(VIRTIO_MMIO_QUEUE_NOTIFY, static_cast<std::uint32_t>(queue));
   }
-  // The number of bytes that the device says it wrote; `tries` is how often a slow back end is asked.
-  std::uint32_t Await(std::size_t queue, unsigned tries = 100) {
+  // The number of bytes that the device says it wrote. A back end of the kernel's has its time, on a busy machine too.
+  std::uint32_t Await(std::size_t queue, std::chrono::seconds patience = {}) {
     std::uint32_t cookie = 0;
     std::uint32_t written_bytes = 0;
-    drivers::Virtqueue::Taken taken = drivers::Virtqueue::Taken::kNothing;
-    for (unsigned i = 0; i < tries && taken == drivers::Virtqueue::Taken::kNothing; ++i) {
+    const auto end = std::chrono::steady_clock::now() + patience;
+    RunWorkers(100);
+    drivers::Virtqueue::Taken taken = queues_[queue].Take(cookie, written_bytes);
+    while (taken == drivers::Virtqueue::Taken::kNothing && std::chrono::steady_clock::now() < end) {
+      std::this_thread::yield();
       RunWorkers(100);
       taken = queues_[queue].Take(cookie, written_bytes);
     }
