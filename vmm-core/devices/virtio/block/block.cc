@@ -94,7 +94,7 @@ void Block::Reset() {
   worker_.reset();
   // The kernel may still write into guest memory for requests under way: the reset waits for them.
   done_.clear();
-  disk_->Drain(done_);
+  if (!Mutated("virtio-blk-reset-does-not-wait")) disk_->Drain(done_);
   done_.clear();
   active_ = Activation();
   write_back_.store(true, std::memory_order_relaxed);
@@ -164,7 +164,8 @@ QueueFault Block::Begin(Request& request) {
   virtio_blk_outhdr header{};
   const auto header_bytes = std::as_writable_bytes(std::span(&header, 1));
   if (CopyOut(request.chain.readable(), 0, header_bytes) != sizeof(header)) return QueueFault::kBadRequest;
-  if (request.chain.writable_bytes < kStatusBytes) return QueueFault::kBadRequest;
+  const bool has_status = request.chain.writable_bytes >= kStatusBytes;
+  if (!has_status && !Mutated("virtio-blk-status-missing")) return QueueFault::kBadRequest;
   const std::uint8_t status = Prepare(request, header.type, header.sector);
   if (request.written_bytes == ~0U) return QueueFault::kNone;  // under way
   Answer(request, status, request.written_bytes);
@@ -217,12 +218,12 @@ std::uint8_t Block::PrepareTransfer(Request& request, bool is_write, std::uint64
   const bool outside =
       Mutated("virtio-blk-end-unchecked") ? sector >= capacity : sector > capacity || sectors > capacity - sector;
   if (outside) return VIRTIO_BLK_S_IOERR;
-  if (is_write && limits_.read_only) return VIRTIO_BLK_S_IOERR;
+  if (is_write && limits_.read_only && !Mutated("virtio-blk-read-only-written")) return VIRTIO_BLK_S_IOERR;
   DiskRequest& disk = request.disk;
   disk.operation = is_write ? DiskOperation::kWrite : DiskOperation::kRead;
   disk.offset_bytes = sector * kSectorBytes;
   disk.size_bytes = size;
-  disk.durable = is_write && WritesThrough();
+  disk.durable = is_write && WritesThrough() && !Mutated("virtio-blk-write-not-durable");
   disk.buffers.clear();
   const bool whole = is_write ? AppendPart(chain.readable(), sizeof(virtio_blk_outhdr), size, disk.buffers)
                               : AppendPart(chain.writable(), 0, size, disk.buffers);
@@ -271,7 +272,7 @@ bool Block::FinishRequests() {
   disk_->Collect(done_);
   for (DiskRequest* done : done_) {
     Request& request = requests_[done->cookie];
-    const bool good = done->error_number == 0;
+    const bool good = done->error_number == 0 || Mutated("virtio-blk-error-is-ok");
     const bool reads = done->operation == DiskOperation::kRead;
     Answer(request, good ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR,
            good && reads ? static_cast<std::uint32_t>(done->size_bytes) : 0);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "devices/virtio/core/serve.h"
+#include "nestbench/vmm/base/mutant.h"
 
 namespace nestbench::vmm::virtio {
 namespace {
@@ -70,7 +71,8 @@ void Console::Reset() {
 bool Console::Serve(bool may_sleep) {
   const bool printed = ServeQueue(
       active_.queues[kFromGuest], chain_, *active_.signals, may_sleep, [this](const Chain& chain) -> Handled {
-        if (chain.buffers.size() != chain.readable_count || chain.readable_bytes > kOutputMaxBytes) {
+        const bool is_long = chain.readable_bytes > kOutputMaxBytes && !Mutated("virtio-console-output-without-end");
+        if (chain.buffers.size() != chain.readable_count || is_long) {
           return tl::unexpected(QueueFault::kBadRequest);
         }
         const std::scoped_lock lock(output_mutex_);

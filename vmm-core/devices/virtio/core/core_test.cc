@@ -92,6 +92,38 @@ TEST_F(CoreTest, FillsBuffersInOrderAndInterrupts) {
   EXPECT_FALSE(driver_.irq().level());
 }
 
+TEST_F(CoreTest, InterruptsOnlyADriverThatAskedForIt) {
+  for (const std::uint64_t features : {std::uint64_t{TestDriver::kDefaultFeatures}, std::uint64_t{0}}) {
+    driver_.Start(features);
+    driver_.queue(0).WantInterrupts(false);
+    const int rises = driver_.irq().rises();
+    for (std::uint32_t i = 0; i < 20; ++i) {
+      driver_.Offer(0, {{kData, 64, true}}, i);
+      ASSERT_TRUE(driver_.Await(0).came);
+    }
+    // The interrupt of a request comes after the request; with a reset the device has nothing more to say.
+    driver_.Write(VIRTIO_MMIO_STATUS, 0);
+    EXPECT_EQ(driver_.irq().rises(), rises) << features;
+  }
+}
+
+// The 16 bits of every index and event wrap around; whoever is asleep is still woken each time.
+TEST_F(CoreTest, GoesOnWhenTheIndicesWrapAround) {
+  for (const std::uint64_t features : {std::uint64_t{TestDriver::kDefaultFeatures}, std::uint64_t{0}}) {
+    driver_.Start(features, 4);
+    std::uint32_t done = 0;
+    std::uint32_t written_bytes = 0;
+    std::uint32_t cookie = 0;
+    std::uint32_t offered = 0;
+    while (done < 70'000) {
+      while (offered < 70'000 && driver_.queue(0).free_count() != 0) driver_.Offer(0, {{kData, 8, true}}, offered++);
+      ASSERT_TRUE(
+          Eventually([&] { return driver_.queue(0).Take(cookie, written_bytes) == drivers::Virtqueue::Taken::kOne; }));
+      ASSERT_EQ(cookie, done++);
+    }
+  }
+}
+
 TEST_F(CoreTest, ServesADriverWithoutEventIndexAndIndirectTables) {
   driver_.Start(0);
   for (std::uint32_t i = 0; i < 100; ++i) {
@@ -139,6 +171,22 @@ TEST_F(CoreTest, ABrokenDeviceWorksAgainAfterAReset) {
   EXPECT_FALSE(driver_.transport().needs_reset());
   driver_.Offer(0, {{kData, 16, true}}, 3);
   EXPECT_EQ(driver_.Await(0).cookie, 3U);
+}
+
+// Where the controller looks at edges, a cause that is still there after an acknowledgement needs one of its own.
+TEST_F(CoreTest, AnInterruptThatCameMeanwhileIsRaisedAgain) {
+  driver_.Start();
+  driver_.queue(0).WantInterrupts(true);
+  driver_.Offer(0, {{kData, 16, true}});
+  ASSERT_TRUE(driver_.Await(0).came);
+  ASSERT_TRUE(Eventually([&] { return driver_.Read(VIRTIO_MMIO_INTERRUPT_STATUS) == VIRTIO_MMIO_INT_VRING; }));
+  *Available(3) = kSize;
+  Ring(0, 2);
+  ASSERT_TRUE(driver_.BrokeWith(QueueFault::kHeadOutOfRange));
+  const int rises = driver_.irq().rises();
+  driver_.Write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
+  EXPECT_EQ(driver_.irq().rises(), rises + 1);
+  EXPECT_EQ(driver_.Read(VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_MMIO_INT_CONFIG);
 }
 
 TEST_F(CoreTest, RefusesChangesToAReadyQueue) {
@@ -199,6 +247,15 @@ TEST_F(CoreTest, BreaksOnABufferOutsideMemory) {
     driver.Write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     EXPECT_TRUE(driver.BrokeWith(QueueFault::kBufferOutsideMemory)) << bad.addr;
   }
+}
+
+TEST_F(CoreTest, BreaksOnABufferThatTheGuestMayNotWrite) {
+  driver_.Start();
+  *driver_.Host(TestDriver::kReadOnlyBase) = std::byte{0x33};
+  Descriptors()[0] = {TestDriver::kReadOnlyBase, 16, VRING_DESC_F_WRITE, 0};
+  Ring();
+  EXPECT_TRUE(driver_.BrokeWith(QueueFault::kBufferOutsideMemory));
+  EXPECT_EQ(*driver_.Host(TestDriver::kReadOnlyBase), std::byte{0x33});
 }
 
 TEST_F(CoreTest, BreaksOnAReadableBufferAfterAWritableOne) {

@@ -184,7 +184,7 @@ AccessStatus MmioTransport::WriteQueue(std::uint64_t offset, std::uint32_t value
   // back is the reset of a single queue, which is not offered.
   QueueState& queue = queues_[queue_select_];
   const bool may_change = !queue.ready && (status_ & VIRTIO_CONFIG_S_DRIVER_OK) == 0;
-  if (!may_change) return AccessStatus::kReadOnly;
+  if (!may_change && !Mutated("virtio-ready-queue-changed")) return AccessStatus::kReadOnly;
   QueueLayout& layout = queue.layout;
   switch (offset) {
     case VIRTIO_MMIO_QUEUE_NUM:
@@ -277,7 +277,7 @@ void MmioTransport::ResetDevice() {
   const std::scoped_lock lock(interrupt_mutex_);
   if (interrupt_status_ != 0) irq_.Set(false);
   interrupt_status_ = 0;
-  needs_reset_ = false;
+  needs_reset_ = needs_reset_ && Mutated("virtio-reset-keeps-fault");
   failure_.reset();
   ++counters_.resets;
 }
@@ -316,7 +316,7 @@ void MmioTransport::ConfigChanged() {
 void MmioTransport::Fail(QueueFault fault) {
   const std::scoped_lock lock(interrupt_mutex_);
   ++counters_.faults[static_cast<std::size_t>(fault)];
-  needs_reset_ = true;
+  needs_reset_ = !Mutated("virtio-needs-reset-not-raised");
   RaiseLocked(VIRTIO_MMIO_INT_CONFIG);
 }
 

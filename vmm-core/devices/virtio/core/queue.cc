@@ -170,7 +170,7 @@ QueueFault Queue::Walk(std::uint16_t head, Chain& chain) const {
   chain.readable_count = 0;
   chain.readable_bytes = 0;
   chain.writable_bytes = 0;
-  if (head >= layout_.size) return QueueFault::kHeadOutOfRange;
+  if (head >= layout_.size && !Mutated("virtio-head-unchecked")) return QueueFault::kHeadOutOfRange;
   std::span<std::byte> table = descriptors_;
   std::size_t table_size = layout_.size;
   bool inside_indirect = false;
@@ -210,12 +210,18 @@ QueueFault Queue::EnterIndirect(const vring_desc& descriptor, std::span<std::byt
 
 QueueFault Queue::AppendBuffer(const vring_desc& descriptor, Chain& chain) const {
   const bool writable = (descriptor.flags & VRING_DESC_F_WRITE) != 0;
-  if (!writable && chain.buffers.size() != chain.readable_count) return QueueFault::kReadableAfterWritable;
+  if (!writable && chain.buffers.size() != chain.readable_count && !Mutated("virtio-buffers-mixed")) {
+    return QueueFault::kReadableAfterWritable;
+  }
   if (descriptor.len == 0) return QueueFault::kNone;
   const GuestPhysAddr address(descriptor.addr);
   const MemoryRegion* region = memory_->Find(address, descriptor.len);
   // What is read-only for the guest's own stores is so for a device that it sends.
-  if (region == nullptr || (writable && region->read_only_for_guest())) return QueueFault::kBufferOutsideMemory;
+  if (region == nullptr && !Mutated("virtio-buffer-bound-unchecked")) return QueueFault::kBufferOutsideMemory;
+  if (region == nullptr) region = &memory_->regions().front();
+  if (writable && region->read_only_for_guest() && !Mutated("virtio-read-only-buffer-written")) {
+    return QueueFault::kBufferOutsideMemory;
+  }
   const auto bytes = region->bytes().subspan(address.value() - region->range().start.value(), descriptor.len);
   if (chain.readable_bytes + chain.writable_bytes + descriptor.len >= kChainMaxBytes) return QueueFault::kTooManyBytes;
   chain.buffers.push_back({bytes.data(), bytes.size()});
@@ -242,6 +248,7 @@ bool Queue::NotifyNeeded() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const std::uint16_t before = std::exchange(notified_used_, next_used_);
   if (before == next_used_) return false;
+  if (Mutated("virtio-event-index-ignored")) return true;
   if (!event_index_) {
     const std::uint16_t flags = Word(driver_area_, kFlagsOffset).load(std::memory_order_relaxed);
     return (flags & VRING_AVAIL_F_NO_INTERRUPT) == 0;

@@ -213,6 +213,7 @@ bool Net::ReceiveFrames(std::uint16_t pair, bool may_sleep) {
     starving = false;
     // A wire spreads frames over all of its pairs, however few the driver uses: those of the others arrive here too.
     for (std::size_t wire = pair; wire < port_->pairs(); wire += pairs_in_use_) {
+      if (Mutated("virtio-net-unused-pairs-lost") && wire != pair) break;
       const Given given = ReceiveFrom(static_cast<std::uint16_t>(wire), pair, left);
       if (given == Given::kBroken) {
         active_.signals->Fail(queue.fault());
@@ -239,7 +240,7 @@ Net::Given Net::ReceiveFrom(std::uint16_t wire, std::uint16_t pair, std::size_t&
     if (size == 0) break;
     if (link_up_.load(std::memory_order_relaxed)) {
       const Given given = GiveFrame(pair, std::span(frames_[wire]).first(size));
-      if (given != Given::kYes) return given;
+      if (given != Given::kYes) return given;  // the frame waits
       to_guest_.Take(size - std::min(size, kFrameHeaderBytes));
     } else {
       Count(counters_.dropped_frames);
@@ -312,7 +313,7 @@ bool Net::ServeControl(bool may_sleep) {
           return tl::unexpected(QueueFault::kBadRequest);
         }
         virtio_net_ctrl_ack answer = VIRTIO_NET_ERR;
-        const bool many = (active_.features & Feature(VIRTIO_NET_F_MQ)) != 0;
+        const bool many = (active_.features & Feature(VIRTIO_NET_F_MQ)) != 0 || Mutated("virtio-net-pairs-unasked");
         if (many && header.class_ == VIRTIO_NET_CTRL_MQ && header.cmd == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) {
           virtio_net_ctrl_mq wanted{};
           const auto bytes = std::as_writable_bytes(std::span(&wanted, 1));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "devices/virtio/core/function.h"
+#include "nestbench/vmm/base/mutant.h"
 
 namespace nestbench::vmm::virtio {
 namespace {
@@ -162,7 +163,8 @@ bool SegmentTcp(const FrameHeader& header, std::span<const std::byte> frame,
     if (offset + part.size() < payload.size()) flags &= ~(kTcpFin | kTcpPush);  // only the last one says these
     if (index != 0) flags &= ~kTcpCwr;                                          // and only the first one this
     FinishHeaders(layers, segment);
-    if (!send(segment) || part.empty()) break;
+    const bool more = send(segment) || Mutated("virtio-net-segments-without-end");
+    if (!more || part.empty()) break;
   }
   return true;
 }
