@@ -197,6 +197,16 @@ TEST_F(CoreTest, RefusesChangesToAReadyQueue) {
   EXPECT_EQ(driver_.TryWrite(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE), AccessStatus::kReadOnly);
 }
 
+TEST_F(CoreTest, AQueueCanBeTakenBackUntilTheDeviceRuns) {
+  driver_.Write(VIRTIO_MMIO_QUEUE_SEL, 0);
+  driver_.Write(VIRTIO_MMIO_QUEUE_NUM, 8);
+  driver_.Write(VIRTIO_MMIO_QUEUE_READY, 1);
+  EXPECT_EQ(driver_.TryWrite(VIRTIO_MMIO_QUEUE_NUM, 16), AccessStatus::kReadOnly);
+  driver_.Write(VIRTIO_MMIO_QUEUE_READY, 0);
+  EXPECT_EQ(driver_.Read(VIRTIO_MMIO_QUEUE_READY), 0U);
+  driver_.Write(VIRTIO_MMIO_QUEUE_NUM, 16);
+}
+
 TEST_F(CoreTest, BreaksOnALoop) {
   driver_.Start();
   Descriptors()[0] = {kData, 16, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1};

@@ -180,10 +180,11 @@ AccessStatus MmioTransport::WriteRegister(std::uint64_t offset, std::uint32_t va
 
 AccessStatus MmioTransport::WriteQueue(std::uint64_t offset, std::uint32_t value) {
   if (queue_select_ >= queues_.size()) return AccessStatus::kBadOffset;
-  // Section "MMIO Device Register Layout": nothing of a queue changes while it is ready, or after DRIVER_OK. Taking one
-  // back is the reset of a single queue, which is not offered.
+  // Section "MMIO Device Register Layout": nothing of a queue changes while it is ready, but a driver may take it back.
+  // Once the device runs, that is the reset of a single queue, which is not offered.
   QueueState& queue = queues_[queue_select_];
-  const bool may_change = !queue.ready && (status_ & VIRTIO_CONFIG_S_DRIVER_OK) == 0;
+  const bool is_running = (status_ & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
+  const bool may_change = !is_running && (!queue.ready || offset == VIRTIO_MMIO_QUEUE_READY);
   if (!may_change && !Mutated("virtio-ready-queue-changed")) return AccessStatus::kReadOnly;
   QueueLayout& layout = queue.layout;
   switch (offset) {
