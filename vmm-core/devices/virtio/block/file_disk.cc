@@ -43,6 +43,7 @@ struct Progress {
   std::uint64_t done_bytes = 0;
   AlignedBytes bounce;      // instead of buffers that O_DIRECT does not take
   bool by_writing = false;  // zeroes that fallocate refused to make
+  bool syncing = false;     // zeroes that it made, on their way to stable storage
 
   [[nodiscard]] std::span<iovec> Left() { return std::span(rest).subspan(rest_first); }
 
@@ -138,6 +139,7 @@ struct FileDisk::State {
     progress.rest_first = 0;
     progress.done_bytes = 0;
     progress.by_writing = false;
+    progress.syncing = false;
     const bool transfers = request.operation == DiskOperation::kRead || request.operation == DiskOperation::kWrite;
     if (!transfers) return true;
     if (Takes(request.buffers)) {
@@ -235,7 +237,9 @@ struct FileDisk::State {
         ::io_uring_prep_fallocate(sqe, file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size);
         break;
       case DiskOperation::kWriteZeroes:
-        if (progress.by_writing) {
+        if (progress.syncing) {
+          ::io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
+        } else if (progress.by_writing) {
           RefillZeroes(progress);
           PrepareTransfer(sqe, file, progress, true);
         } else {
@@ -278,6 +282,10 @@ struct FileDisk::State {
     if (result < 0) return Finish(slot, -result);
     const bool transfers =
         request.operation == DiskOperation::kRead || request.operation == DiskOperation::kWrite || progress.by_writing;
+    if (request.operation == DiskOperation::kWriteZeroes && request.durable && !transfers && !progress.syncing) {
+      progress.syncing = true;
+      return Queue(slot);
+    }
     if (!transfers) return Finish(slot, 0);
     // Nothing was moved although something is left: the file is shorter than it was.
     if (result == 0 && request.size_bytes != 0) return Finish(slot, EIO);

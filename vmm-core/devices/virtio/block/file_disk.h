@@ -22,7 +22,8 @@ struct FileDiskOptions {
   bool read_only = false;
   unsigned queue_depth = 256;  // requests under way at most; more wait for their turn
   // Memory that requests read and write, registered with the kernel once instead of being pinned for each request.
-  // Where the host refuses (RLIMIT_MEMLOCK), requests work as without.
+  // Where the host refuses (RLIMIT_MEMLOCK), requests work as without. Not with a balloon, nor with anything else that
+  // gives pages of that memory back: the kernel would go on with the old pages.
   std::span<const iovec> registered_buffers = {};
 };
 
