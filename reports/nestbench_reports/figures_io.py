@@ -13,10 +13,10 @@ from nestbench_reports.figures_network import (
     reference_section,
     signal_section,
 )
-from nestbench_reports.io import Case, Disk, Limit
-from nestbench_reports.metrics import BARE, FIO, LEAST_EXITS, VM, Metric
+from nestbench_reports.io import DASH, Case, Disk, Limit
+from nestbench_reports.metrics import BARE, FIO, VM, Metric
 from nestbench_reports.model import OK, Document, Measurement
-from nestbench_reports.panels import DASH, Column, Line, Point, Row, evidence, panels, range_text
+from nestbench_reports.panels import Column, Line, Point, Row, evidence, panels, range_text
 from nestbench_reports.text import bytes_text, interval, number, printable, quantity, ratio, time_ns
 
 
@@ -145,7 +145,7 @@ def _rates(
     what = "Bandwidth by block size" if by_block else "IOPS by queue depth"
     title = f"{what}: {io.disk_name(disk)}"
     description = (
-        "Above: the median with its 95 % interval. Below: its cost, bare over guest by pair of processes; 1 is no cost."
+        "Above: the median with its 95 % interval. Below: what it costs over bare, by pairs of processes; 1 is no cost."
     )
     table = make_table(title, _RATE_COLUMNS, _rate_rows([d for d in disks if d.get(kind, VM) or d.get(kind, BARE)],
                                                          over_bare | fio_over_bare))
@@ -235,7 +235,7 @@ def _work(disk: str, disks: Sequence[Disk], ratios: Sequence[Metric]) -> Figure 
     title = f"CPU time and exits of one operation: {io.disk_name(disk)}"
     description = (
         "Above: host CPU time of the whole VMM process, or of its twin on bare, for one operation. Below: how often the"
-        f" guest leaves for it; {number(LEAST_EXITS)} and less counts as none."
+        " guest leaves for it; one in a thousand operations and less counts as none."
     )
     chart = panels(
         "queue depth", "count", (Row("CPU time for each operation", "time"), Row("exits/op", "exits")), columns
@@ -280,43 +280,55 @@ def _limit_cells(limit: Limit) -> Cells:
     )
 
 
+def _distance_point(limit: Limit, x: int) -> Point:
+    value = limit.distance
+    assert value is not None
+    notes = (
+        ("measured / limit", f"{ratio(value.value)} ({interval(value)})"),
+        ("measured", quantity(limit.measured_ns or 0, "ns")),
+        ("limit", quantity(limit.limit_ns or 0, "ns")),
+        ("reads as", io.near_text(limit)),
+        ("evidence", evidence(value)),
+    )
+    return Point(x, (value.value, value.low, value.high), limit.case.label, notes)
+
+
+_LIMIT_COLUMNS = "disk|#measured|#bare|#exits/op|#doorbell|#limit|#measured / limit|#95 % interval|reads as"
+
+
+def _distances(found: Sequence[Limit], by_block: bool) -> Figure | None:
+    """Distances by depth, those of large blocks by block size."""
+    groups: dict[str, list[Limit]] = {}
+    for limit in found:
+        if limit.distance is not None:
+            operation = limit.case.operation.replace("_", " ")
+            where = f"{operation}, depth {limit.case.depth}" if by_block else limit.case.pattern
+            groups.setdefault(f"{limit.case.disk_name}: {where}", []).append(limit)
+    if not groups:
+        return None
+    columns = []
+    for title, members in groups.items():
+        lines: dict[str, list[Point]] = {}
+        for limit in members:
+            name = ", ".join(part for part in (VM, limit.case.variant) if part)
+            x = limit.case.block_bytes if by_block else limit.case.depth
+            lines.setdefault(name, []).append(_distance_point(limit, x))
+        columns.append(Column(title, (tuple(Line(name, VM, tuple(points)) for name, points in lines.items()),)))
+    row = Row("measured / limit", "ratio", io.LINE, f"{number(io.LINE, 2)}\N{MULTIPLICATION SIGN}")
+    title = f"Measured time over the limit, by {'block size' if by_block else 'queue depth'}"
+    description = "1 is the limit itself; an interval that lies wholly below the line is within it."
+    chart = panels(*(("block size", "bytes") if by_block else ("queue depth", "count")), (row,), columns)
+    table = make_table(title, _LIMIT_COLUMNS, map(_limit_cells, found))
+    return Figure(f"io-limit-{'block' if by_block else 'depth'}", title, description, chart, table)
+
+
 def _limit_section(document: Document) -> Section | None:
     found = io.limits(document)
     if not found:
         return None
-    columns = []
-    groups: dict[str, list[Limit]] = {}
-    for limit in found:
-        groups.setdefault(f"{limit.case.disk_name}: {limit.case.pattern}", []).append(limit)
-    for title, members in groups.items():
-        lines: dict[str, list[Point]] = {}
-        for limit in members:
-            if limit.distance is None:
-                continue
-            value = limit.distance
-            notes = (
-                ("measured / limit", f"{ratio(value.value)} ({interval(value)})"),
-                ("measured", quantity(limit.measured_ns or 0, "ns")),
-                ("limit", quantity(limit.limit_ns or 0, "ns")),
-                ("reads as", io.near_text(limit)),
-                ("evidence", evidence(value)),
-            )
-            name = ", ".join(part for part in (VM, limit.case.variant) if part)
-            point = Point(limit.case.depth, (value.value, value.low, value.high), limit.case.label, notes)
-            lines.setdefault(name, []).append(point)
-        if lines:
-            columns.append(Column(title, (tuple(Line(name, VM, tuple(p)) for name, p in lines.items()),)))
-    heads = "disk|#measured|#bare|#exits/op|#doorbell|#limit|#measured / limit|#95 % interval|reads as"
-    row = Row("measured / limit", "ratio", io.LINE, f"{number(io.LINE, 2)}\N{MULTIPLICATION SIGN}")
-    title = "Measured time over the limit, by queue depth"
-    figures: tuple[Figure, ...] = ()
-    cells = [_limit_cells(limit) for limit in found]
-    if columns:
-        description = (
-            "1 is the limit itself. An interval wholly below the line is within it. The table holds every depth."
-        )
-        chart = panels("queue depth", "count", (row,), columns)
-        figures = (Figure("io-limit-depth", title, description, chart, make_table(title, heads, cells)),)
+    small = [limit for limit in found if limit.rate.params["metric"] == io.IOPS]
+    large = [limit for limit in found if limit.rate.params["metric"] == io.BANDWIDTH]
+    figures = tuple(f for f in (_distances(small, by_block=False), _distances(large, by_block=True)) if f is not None)
     telling = [limit for limit in found if len(found) <= MOST_OPEN or limit.case.depth == TELLING_DEPTH] or found
     name = "Time of one operation: measured, and the least that it must take"
     name += "" if len(telling) == len(found) else f" (depth {TELLING_DEPTH})"
@@ -324,8 +336,8 @@ def _limit_section(document: Document) -> Section | None:
         "The limit is the time of one operation on bare, and for each exit that an operation makes the price of a"
         " doorbell of the same kind: what remains even if the device itself costs nothing."
     )
-    said = (f"{io.within_text(found)}. " if columns else "") + io.WHY_DEPTH
-    table = make_table(name, heads, [_limit_cells(limit) for limit in telling])
+    said = (f"{io.within_text(found)}. " if figures else "") + io.WHY_DEPTH
+    table = make_table(name, _LIMIT_COLUMNS, map(_limit_cells, telling))
     return Section("io-limit", "I/O: how near to the limit", lead, figures, (table,), notes=(said,))
 
 
@@ -356,7 +368,7 @@ def tile(document: Document, ratios: Sequence[Metric]) -> tuple[str, str, str] |
         return None
     disk, rate = max(found, key=lambda pair: pair[0].case.depth)
     cost = by_id[rate.id].estimate if rate.id in by_id else None
-    said = "" if cost is None else f"; {ratio(cost.value)}\N{MULTIPLICATION SIGN} of bare"
+    said = "" if cost is None else f"; costs {ratio(cost.value)}\N{MULTIPLICATION SIGN} bare"
     exits = disk.get(io.EXITS_METRIC, VM)
     said += "" if exits is None or exits.status != OK else f"; {io.median_text(exits)}"
     note = f"{disk.case.disk_name}, {bytes_text(disk.case.block_bytes)}, depth {disk.case.depth}{said}"

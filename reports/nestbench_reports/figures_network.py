@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from nestbench_reports import io, metrics
 from nestbench_reports.charts import Cells, Figure, Section, Table, make_table
-from nestbench_reports.io import Disk
+from nestbench_reports.io import DASH, Disk, Path
 from nestbench_reports.metrics import BARE, FIO, VM, Metric
 from nestbench_reports.model import OK, Document, Measurement
-from nestbench_reports.panels import DASH, evidence, range_text
+from nestbench_reports.panels import evidence, range_text
 from nestbench_reports.text import interval, printable, ratio, time_ns
 
 MOST_OPEN = 24  # rows of a table that stands open
@@ -105,6 +105,12 @@ def _network_waits(document: Document, by_id: dict[str, Metric]) -> Figure | Non
     return _bare_costs("io-network-latency", title, description, drawn, table)
 
 
+def _short_labels(paths: Sequence[Path]) -> list[str]:
+    """What tells the rates of one figure apart: the peer, and the size of frames where it differs."""
+    sizes = {path.frame_bytes for path in paths}
+    return [path.peer_text if len(sizes) == 1 and not path.more else path.label.partition(", ")[2] for path in paths]
+
+
 def _network_rates(document: Document, metric: str, identifier: str, title: str) -> Figure | None:
     rows = [
         (network, entry)
@@ -140,7 +146,7 @@ def _network_rates(document: Document, metric: str, identifier: str, title: str)
             series.append({"substrate": substrate, "spreads": spreads, "evidence": seen})
     unit = printable(units.pop())
     chart: dict[str, object] = {
-        "kind": "bars", "labels": [network.path.label for network, _ in rows], "series": series, "unit": unit
+        "kind": "bars", "labels": _short_labels([network.path for network, _ in rows]), "series": series, "unit": unit
     }
     description = "Median rate with its 95 % interval; longer is better."
     table = make_table(title, "network|where|#rate|#95 % interval|#rounds|#samples", cells)

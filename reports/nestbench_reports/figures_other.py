@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from nestbench_reports import metrics
 from nestbench_reports.charts import Section, make_table
 from nestbench_reports.figures import forest, median_text
+from nestbench_reports.io import DASH
 from nestbench_reports.metrics import BARE, Metric
 from nestbench_reports.model import Document
 from nestbench_reports.others import others
-from nestbench_reports.panels import DASH, evidence
+from nestbench_reports.panels import evidence
 from nestbench_reports.summary import label
 from nestbench_reports.text import interval
 

@@ -24,6 +24,8 @@ def _judge(rule: IoRule, limit: Limit) -> Judgement:
         return Judgement(name, rule.text, outcome, limit.status, limit.reason)
     undecided = Outcome.INCONCLUSIVE if rule.fail_when_inconclusive else Outcome.TOLERATED
     outcome = bounded(limit.distance.low, limit.distance.high, None, rule.max_distance, undecided)
+    if outcome is Outcome.FAIL and not rule.fail_beyond:
+        outcome = Outcome.ACCEPTED
     text = f"{ratio(limit.distance.value)} [{interval(limit.distance)}]"
     return Judgement(name, rule.text, outcome, text, rule.reason)
 

@@ -33,6 +33,7 @@ WHY_DEPTH = (
     "Only at depth 8 and more: with fewer operations under way the guest sleeps until each answer arrives, and what it"
     " then waits for (an interrupt, a thread that wakes) is no work that a limit could count."
 )
+DASH = "\N{EN DASH}"  # what is not there
 _DISKS = {"ram": "RAM disk", "file": "file, O_DIRECT", "file_cached": "file, page cache"}
 _WITHOUT_HELP = {"exit": "doorbells as exits", IOEVENTFD: "ioeventfd"}
 _KNOWN = ("block_bytes", "depth", "disk", "operation", "doorbell", "polling", "metric")
@@ -112,9 +113,14 @@ class Path:
     def label(self) -> str:
         """`ping pong, 64 B, with the host`"""
         parts = [self.operation.replace("_", " "), f"{self.frame_bytes:,} B"]
-        parts.append({"host": "with the host", "guest": "with another guest"}.get(self.peer, self.peer))
+        parts.append(self.peer_text)
         parts += [f"{key.replace('_', ' ')} {value}" for key, value in self.more]
         return printable(", ".join(parts))
+
+
+    @property
+    def peer_text(self) -> str:
+        return printable({"host": "with the host", "guest": "with another guest"}.get(self.peer, self.peer))
 
 
 @dataclass(frozen=True)
@@ -342,7 +348,7 @@ def median_text(measurement: Measurement | None) -> str:
     """The median in its unit; few exits as what they are."""
     estimate = None if measurement is None else metrics.absolute(measurement)
     if measurement is None or estimate is None:
-        return "-"
+        return DASH
     if metrics.is_of_exits(measurement):
         return exits_text(estimate.value, measurement.unit)
     return quantity(estimate.value, measurement.unit)

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nestbench_reports.charts import Chart
-from nestbench_reports.io import SUBSTRATES
+from nestbench_reports.io import DASH, SUBSTRATES
 from nestbench_reports.stats import Estimate
 from nestbench_reports.text import number, plural, printable, quantity, time_ns
-
-DASH = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ class IoRule:
 
     metric: str  # glob over ids of rates: iops, bandwidth
     max_distance: float
+    fail_beyond: bool
     required: bool
     fail_when_inconclusive: bool
     reason: str
@@ -323,6 +324,7 @@ def _io_rule(values: Any, where: str) -> IoRule:
     rule = IoRule(
         metric,
         most,
+        fail_beyond=table.word("on_beyond", ("fail", "pass")) != "pass",
         required=table.flag("required", default=True),
         fail_when_inconclusive=table.word("on_inconclusive", ("fail", "pass")) != "pass",
         reason=table.text("reason") or "",

@@ -21,7 +21,7 @@ _NEAR_STYLE = {Near.WITHIN: "green", Near.BEYOND: "red", Near.NOT_SETTLED: "yell
 
 def _ratio_cells(metric: Metric | None) -> tuple[Text, Text]:
     if metric is None or metric.estimate is None:
-        return plain("-"), plain("-")
+        return plain(io.DASH), plain(io.DASH)
     return plain(ratio(metric.estimate.value), "bold"), plain(interval(metric.estimate))
 
 
@@ -87,7 +87,7 @@ def _print_limits(console: Console, document: Document) -> None:
             cells = [plain(limit.case.label)]
             if not narrow:
                 cells += [
-                    plain("-" if value is None else quantity(value, "ns"))
+                    plain(io.DASH if value is None else quantity(value, "ns"))
                     for value in (limit.measured_ns, limit.limit_ns)
                 ]
             cells.append(plain(ratio(limit.distance.value), "bold"))

@@ -67,9 +67,7 @@ def network_specs() -> list[Spec]:
     for peer, factor in (("host", 1.0), ("guest", 1.7)):
 
         def add(metric: str, operation: str, frame: int, unit: str, bare: float | None, vm: float) -> None:
-            named: dict[str, str | int] = {
-                "frame_bytes": frame, "metric": metric, "operation": operation, "peer": peer
-            }
+            named: dict[str, str | int] = {"frame_bytes": frame, "metric": metric, "operation": operation, "peer": peer}
             direction = "higher" if metric in ("bandwidth", "packets") else "lower"
             values = {"vm": vm} if bare is None else {"bare": bare, "vm": vm}
             found.append(Spec("io", "network", named, unit, direction, values))

@@ -4,7 +4,7 @@ const panelCharts = (tools) => {
   const { axisRange, base, bytes, colour, decades, digits, finite, legend, line, logAxis, mark, paint, ratioText, ratioTicks, textWidth, time, tip, tooltip, within } = tools;
   const SHAPES = { vm: "diamond", bare: "circle", fio: "rect" };
   const DASHES = ["solid", "dashed", "dotted"];
-  const LEAST_WIDTH = 230;  // px of a column
+  const LEAST_WIDTH = 190;  // px of a column
   const FORMATS = {
     count: (value) => digits(value), time, ratio: ratioText,
     exits: (value) => value <= 0.001 * (1 + 1e-6) ? "none" : digits(value, 2),
@@ -42,7 +42,8 @@ const panelCharts = (tools) => {
     const widest = Math.max(...scales.flatMap((scale, row) => scale.ticks.map((tick) => textWidth(FORMATS[rows[row].format](tick), 12))));
     const start = Math.ceil(widest) + 18;
     const [gap, end] = [24, 14];
-    const count = Math.max(1, Math.min(columns.length, Math.floor((width - start - end + gap) / (LEAST_WIDTH + gap))));
+    const most = Math.max(1, Math.min(columns.length, Math.floor((width - start - end + gap) / (LEAST_WIDTH + gap))));
+    const count = Math.ceil(columns.length / Math.ceil(columns.length / most));  // no lone plot in the last line
     const wide = (width - start - end - gap * (count - 1)) / count;
     const legendHeight = (() => {
       let [lines, at] = [1, 0];
@@ -70,7 +71,7 @@ const panelCharts = (tools) => {
       const [across, down] = [at % count, Math.floor(at / count)];
       const x = start + across * (wide + gap);
       const top = legendHeight + down * block;
-      titles.push({ text: column.title, left: x, top, padding: 0, textStyle: { color: t.ink, fontSize: 13, fontWeight: 600, width: wide, overflow: "truncate" } });
+      titles.push({ text: column.title, left: count === 1 ? 2 : x, top, padding: 0, textStyle: { color: t.ink, fontSize: 13, fontWeight: 600, width: count === 1 ? width - 4 : wide, overflow: "truncate" } });
       rows.forEach((row, index) => {
         const grid = grids.length;
         const scale = scales[index];
@@ -99,7 +100,7 @@ const panelCharts = (tools) => {
           const fill = paint(t, substrate);
           const data = entry.points.map((point, place) => [log(point.x), log(within_(point.spread[0], scale)), place]);
           series.push({
-            type: "line", name, ...home, data, symbol: "none", silent: true, z: 2, color: fill, itemStyle: { color: fill },
+            type: "line", name, ...home, data, symbol: SHAPES[substrate] ?? "circle", showSymbol: false, silent: true, z: 2, color: fill, itemStyle: { color: fill },
             lineStyle: { width: 1.75, color: fill, type: dashes[entry.key] }, emphasis: { disabled: true },
           });
           const draw = (params, api) => {
@@ -115,7 +116,7 @@ const panelCharts = (tools) => {
             children.push(sign(substrate, px, py, t, dashes[entry.key] === "solid" ? 5 : 4));
             return { type: "group", children };
           };
-          series.push({ type: "custom", ...home, renderItem: draw, data, clip: false, z: 3, points: entry.points });
+          series.push({ type: "custom", ...home, renderItem: draw, data, clip: false, z: 10, points: entry.points });
         }
       });
     });

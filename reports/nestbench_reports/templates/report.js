@@ -210,6 +210,8 @@
     if (ticks.length < 3) ticks = decades(low, high, [1, 2, 5]);
     const layout = rowLayout(t, rows, width);
     Object.assign(layout.grid, { top: 34, right: 72 });  // the column of values
+    const plot = width - layout.grid.left - layout.grid.right;
+    ticks = ticks.filter((tick) => layout.grid.left + plot * Math.log(tick / low) / Math.log(high / low) > textWidth(time(tick), 12) / 2);
     const substrates = ["vm", "bare", "floor"].filter((name) => rows.some((row) => row.points.some((point) => point.substrate === name && point.spread[0] !== null)));
     const draw = (params, api) => {
       const row = rows[params.dataIndex];
@@ -335,11 +337,11 @@
     }));
     const categories = {
       type: "category", data: figure.labels.map((_, index) => index), inverse: narrow, axisTick: { show: false }, axisLine: { lineStyle: { color: t.line } },
-      axisLabel: { color: t.ink, fontSize: 12.5, interval: 0, formatter: (index) => figure.labels[index], overflow: "break", width: narrow ? 92 : Math.max(40, (width - 90) / figure.labels.length - 8) },
+      axisLabel: { color: t.ink, fontSize: 12.5, lineHeight: 15, interval: 0, formatter: (index) => figure.labels[index], overflow: "break", width: narrow ? 92 : Math.max(40, (width - 90) / figure.labels.length - 8) },
     };
     const amounts = {
       type: "value", min: 0, name: unit, nameLocation: "middle", nameGap: narrow ? 28 : 42, nameTextStyle: { color: t.faint, fontSize: 12 },
-      axisLabel: { color: t.soft, fontSize: 12 }, splitLine: { lineStyle: { color: t.grid } },
+      axisLabel: { color: t.soft, fontSize: 12, hideOverlap: true }, splitLine: { lineStyle: { color: t.grid } }, ...(narrow ? { splitNumber: 4 } : {}),
     };
     return {
       height: narrow ? figure.labels.length * (count * 18 + 14) + 96 : 340,
