@@ -256,8 +256,8 @@ def _disk_section(disks: Sequence[Disk], ratios: Sequence[Metric]) -> Section | 
         ]
     present = tuple(figure for figure in figures if figure is not None)
     lead = (
-        "The same pattern of operations through virtio-blk in a guest, and through io_uring in a process of the host, on"
-        " the same file or on memory, in alternation. vm: a payload with its own driver, on the library's device."
+        "The same pattern of operations through virtio-blk in a guest, and through io_uring in a process of the host,"
+        " on the same file or on memory, in alternation. vm: a payload with its own driver, on the library's device."
     )
     return Section("io", "I/O: disk", lead, present) if present else None
 

@@ -118,7 +118,11 @@ def _network_rates(document: Document, metric: str, identifier: str, title: str)
         if (entry := network.get(metric, VM) or network.get(metric, BARE)) is not None
     ]
     units = {entry.unit for _, entry in rows}
-    rows = [row for row in rows if any(metrics.absolute(m) for m in row[0].measurements if m.params["metric"] == metric)]
+    rows = [
+        (network, entry)
+        for network, entry in rows
+        if any(metrics.absolute(m) for m in network.measurements if m.params["metric"] == metric)
+    ]
     if not rows or len(units) != 1:
         return None
     series = []
@@ -174,10 +178,11 @@ def network_section(document: Document, by_id: dict[str, Metric]) -> Section | N
         _network_rates(document, "packets", "io-network-packets", "Small packets"),
     )
     lead = (
-        "virtio-net between a guest and the host, or another guest, beside the same traffic over a veth pair between two"
-        " network namespaces, in the same run."
+        "virtio-net between a guest and the host, or another guest, beside the same traffic over a veth pair between"
+        " two network namespaces, in the same run."
     )
-    table = make_table("Network: virtio-net beside a veth pair", "network|metric|#bare|#vm|#vm/bare|#95 % interval", cells)
+    columns = "network|metric|#bare|#vm|#vm/bare|#95 % interval"
+    table = make_table("Network: virtio-net beside a veth pair", columns, cells)
     present = tuple(figure for figure in figures if figure is not None)
     return Section("io-network", "I/O: network", lead, present, (table,))
 
@@ -214,7 +219,7 @@ def reference_section(disks: Sequence[Disk], ratios: Sequence[Metric]) -> Sectio
         opened = make_table(f"{title} (depth {TELLING_DEPTH})", columns, telling)
         folded = (make_table(f"{title}, every depth", columns, every.rows),)
     lead = (
-        "fio is the outside reference: a program that others wrote and know, with the same pattern on the same file. Its"
-        " distance to bare says how far to trust bare as a yardstick."
+        "fio is the outside reference: a program that others wrote and know, with the same pattern on the same file."
+        " Its distance to bare says how far to trust bare as a yardstick."
     )
     return Section("io-reference", "I/O: the outside reference", lead, (), (opened,), folded)

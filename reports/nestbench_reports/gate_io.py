@@ -31,8 +31,11 @@ def _judge(rule: IoRule, limit: Limit) -> Judgement:
 
 
 def judge_io(policy: Policy, document: Document, whole: bool) -> tuple[list[Judgement], list[str]]:
-    """Judgements and notes; of several rules for one disk the last decides. PolicyError when one that is required matches
-    nothing, unless the document is of a run without the scenario and need not be `whole`."""
+    """Judgements and notes; of several rules for one disk the last decides.
+
+    PolicyError when one that is required matches nothing, unless the document is of a run without the scenario and need
+    not be `whole`.
+    """
     if not policy.io:
         return [], []
     limits = io.limits(document)

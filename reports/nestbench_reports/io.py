@@ -1,9 +1,9 @@
 """Disks, doorbells, interrupts and networks of one document: what stands beside what, and how near to its limit. Pure.
 
 The limit of a disk is what no batching can take away: the time of one operation on bare, and for each exit that an
-operation still makes the price of a doorbell of the same kind, from the same document. The distance is the measured time
-of one operation over that limit. Its interval comes from a bootstrap over pairs of processes (vm, bare and exits ran side
-by side) and, apart from them, over the rounds of the doorbell.
+operation still makes the price of a doorbell of the same kind, from the same document. The distance is the measured
+time of one operation over that limit. Its interval comes from a bootstrap over pairs of processes (vm, bare and exits ran
+side by side) and, apart from them, over the rounds of the doorbell.
 """
 
 from __future__ import annotations
@@ -372,8 +372,9 @@ def near_text(found: Limit, line: float = LINE) -> str:
 def within_text(found: Sequence[Limit]) -> str:
     """`53 of 58 are within 1.5x of their limit, 5 are not`; what is not settled counts as neither."""
     known = [limit.near() for limit in found if limit.distance is not None]
+    line = f"{number(LINE, 2)}\N{MULTIPLICATION SIGN}"
     parts = [
-        f"{known.count(Near.WITHIN)} of {len(known)} are within {number(LINE, 2)}\N{MULTIPLICATION SIGN} of their limit",
+        f"{known.count(Near.WITHIN)} of {len(known)} are within {line} of their limit",
         f"{known.count(Near.BEYOND)} are not" if Near.BEYOND in known else "",
         f"{known.count(Near.NOT_SETTLED)} are not settled" if Near.NOT_SETTLED in known else "",
     ]

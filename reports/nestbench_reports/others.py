@@ -1,4 +1,4 @@
-"""Scenarios without a section of their own: whatever a document measures is shown, with its ratios where it has any. Pure."""
+"""Scenarios without a section of their own: what a document measures is shown, with ratios where it has any. Pure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def others(document: Document, ratios: Sequence[Metric]) -> tuple[Other, ...]:
         alone = tuple(
             entry
             for entry in document.measurements
-            if entry.scenario == name and _is_other(entry) and entry.id not in paired and metrics.absolute(entry) is not None
+            if entry.scenario == name
+            and _is_other(entry)
+            and entry.id not in paired
+            and metrics.absolute(entry) is not None
         )
         if of_scenario or alone:
             title = _TITLES.get(name, name.replace("_", " ").replace("-", " ").capitalize())

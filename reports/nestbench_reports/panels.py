@@ -92,5 +92,6 @@ def range_text(estimate: Estimate, unit: str) -> str:
     if estimate.low is None or estimate.high is None:
         return "no interval"
     if time_ns(1, unit) is not None:
-        return f"{quantity(estimate.low, unit).partition('/')[0]}{DASH}{quantity(estimate.high, unit).partition('/')[0]}"
+        low, high = (quantity(bound, unit).partition("/")[0] for bound in (estimate.low, estimate.high))
+        return f"{low}{DASH}{high}"
     return f"{number(estimate.low)}{DASH}{number(estimate.high)}"

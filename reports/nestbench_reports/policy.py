@@ -220,7 +220,8 @@ def _limit(values: Any, where: str) -> Limit:
     table.text("metric")
     ratio, unit = table.word("ratio", RATIOS), table.text("unit")
     if (ratio is None) == (unit is None):
-        raise table.error('give either `ratio` ("vm/bare", "vm/floor", ...) or `unit`, the unit of a limit on the median')
+        known = ", ".join(f'"{name}"' for name in RATIOS)
+        raise table.error(f"give either `ratio` ({known}) or `unit`, the unit of a limit on the median")
     minimum, maximum = table.number("min"), table.number("max")
     if minimum is None and maximum is None:
         raise table.error("give `min`, `max` or both")

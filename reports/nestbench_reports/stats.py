@@ -227,8 +227,8 @@ def paired_value(
     """The median over pairs of `formula(*sides, shared)`: what no plain ratio says, with an interval all the same.
 
     `sides`: measured side by side, the n-th entries of all belong together and are drawn together. `shared`: measured
-    apart from them and drawn apart. `formula` works element by element. `rounds`: how many rounds the entries of `sides`
-    come from. None when a value is not positive; no interval from fewer than two rounds on either hand.
+    apart from them and drawn apart. `formula` works element by element. `rounds`: how many rounds the entries of
+    `sides` come from. None when a value is not positive; no interval from fewer than two rounds on either hand.
     """
     count = len(sides[0])
     if any(len(side) != count for side in sides):

@@ -64,7 +64,8 @@ def _print_disks(console: Console, document: Document, ratios: Sequence[Metric])
         table.add_row(*cells)
     console.print(table)
     if len(shown) < len(rows):
-        print_line(console, f"{plural(len(rows) - len(shown), 'more row')} of other depths: the report shows all", "dim")
+        more = plural(len(rows) - len(shown), "more row")
+        print_line(console, f"{more} of other depths: the report shows all", "dim")
         console.print()
 
 

@@ -58,8 +58,11 @@ def disk_specs(
 
 
 def signal_specs() -> list[Spec]:
-    found = [Spec("io", "doorbell", {"kind": k}, "ns/op", "lower", {"vm": ns}) for k, ns in DOORBELL_NS.items()]
-    return found + [Spec("io", "interrupt", {"kind": k}, "ns/op", "lower", {"vm": ns}) for k, ns in INTERRUPT_NS.items()]
+    return [
+        Spec("io", workload, {"kind": kind}, "ns/op", "lower", {"vm": ns})
+        for workload, costs in (("doorbell", DOORBELL_NS), ("interrupt", INTERRUPT_NS))
+        for kind, ns in costs.items()
+    ]
 
 
 def network_specs() -> list[Spec]:

@@ -8,8 +8,9 @@ from tests import synthetic, synthetic_io
 from tests.conftest import Run
 from tests.test_browser import check_quiet, open_in_browser
 
+DISKS = ("ram", "file", "file-cached")
 IO_FIGURES = {
-    *(f"io-{kind}-{disk}" for kind in ("iops", "latency", "work", "bandwidth") for disk in ("ram", "file", "file-cached")),
+    *(f"io-{kind}-{disk}" for kind in ("iops", "latency", "work", "bandwidth") for disk in DISKS),
     "io-limit-depth",
     "io-limit-block",
     "io-signals",
