@@ -323,7 +323,7 @@ def _distances(found: Sequence[Limit], by_block: bool) -> Figure | None:
 
 
 def _limit_section(document: Document) -> Section | None:
-    found = io.limits(document)
+    found = [limit for limit in io.limits(document) if limit.rate.status == OK]  # the others stand where all such do
     if not found:
         return None
     small = [limit for limit in found if limit.rate.params["metric"] == io.IOPS]

@@ -39,6 +39,8 @@ class GateResult:
     @property
     def outcome(self) -> Outcome:
         present = {judgement.outcome for judgement in self.judgements}
+        if present == {Outcome.LACKING}:
+            return Outcome.UNSUPPORTED  # nothing was required, and nothing could be checked: that is no pass
         return next((outcome for outcome in EXIT_CODES if outcome in present), Outcome.PASS)
 
     @property

@@ -2,8 +2,8 @@
 
 The limit of a disk is what no batching can take away: the time of one operation on bare, and for each exit that an
 operation still makes the price of a doorbell of the same kind, from the same document. The distance is the measured
-time of one operation over that limit. Its interval comes from a bootstrap over pairs of processes (vm, bare and exits ran
-side by side) and, apart from them, over the rounds of the doorbell.
+time of one operation over that limit. Its interval comes from a bootstrap over pairs of processes (vm, bare and exits
+ran side by side) and, apart from them, over the rounds of the doorbell.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def _print_disks(console: Console, document: Document, ratios: Sequence[Metric])
 
 
 def _print_limits(console: Console, document: Document) -> None:
-    found = io.limits(document)
+    found = [limit for limit in io.limits(document) if limit.rate.status == OK]
     near = [limit for limit in found if limit.distance is not None]
     if near:
         tiny, narrow = console.width < TINY, console.width < NARROW

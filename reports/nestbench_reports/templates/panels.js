@@ -4,7 +4,7 @@ const panelCharts = (tools) => {
   const { axisRange, base, bytes, colour, decades, digits, finite, legend, line, logAxis, mark, paint, ratioText, ratioTicks, textWidth, time, tip, tooltip, within } = tools;
   const SHAPES = { vm: "diamond", bare: "circle", fio: "rect" };
   const DASHES = ["solid", "dashed", "dotted"];
-  const LEAST_WIDTH = 190;  // px of a column
+  const [LEAST_WIDTH, MOST_WIDTH] = [190, 620];  // px of a column
   const FORMATS = {
     count: (value) => digits(value), time, ratio: ratioText,
     exits: (value) => value <= 0.001 * (1 + 1e-6) ? "none" : digits(value, 2),
@@ -44,7 +44,10 @@ const panelCharts = (tools) => {
     const [gap, end] = [24, 14];
     const most = Math.max(1, Math.min(columns.length, Math.floor((width - start - end + gap) / (LEAST_WIDTH + gap))));
     const count = Math.ceil(columns.length / Math.ceil(columns.length / most));  // no lone plot in the last line
-    const wide = (width - start - end - gap * (count - 1)) / count;
+    const wide = Math.min(MOST_WIDTH, (width - start - end - gap * (count - 1)) / count);
+    // With a single place on the axis everything would stand on everything else.
+    const step = new Set(xs).size > 1 ? 0 : 16 * Math.log(right / left) / wide;
+    const place = (point, key) => Math.log(point.x) + step * (key - (figure.legend.length - 1) / 2);
     const legendHeight = (() => {
       let [lines, at] = [1, 0];
       for (const entry of figure.legend) {
@@ -98,14 +101,14 @@ const panelCharts = (tools) => {
         for (const entry of column.plots[index] ?? []) {
           const { name, substrate } = figure.legend[entry.key];
           const fill = paint(t, substrate);
-          const data = entry.points.map((point, place) => [log(point.x), log(within_(point.spread[0], scale)), place]);
+          const data = entry.points.map((point) => [place(point, entry.key), log(within_(point.spread[0], scale))]);
           series.push({
             type: "line", name, ...home, data, symbol: SHAPES[substrate] ?? "circle", showSymbol: false, silent: true, z: 2, color: fill, itemStyle: { color: fill },
             lineStyle: { width: 1.75, color: fill, type: dashes[entry.key] }, emphasis: { disabled: true },
           });
           const draw = (params, api) => {
             const point = entry.points[params.dataIndex];
-            const [px, py] = api.coord([log(point.x), log(within_(point.spread[0], scale))]);
+            const [px, py] = api.coord([place(point, entry.key), log(within_(point.spread[0], scale))]);
             const to = (value) => api.coord([0, log(within_(value, scale))])[1];
             const [, low, above] = point.spread;
             const children = [{ type: "rect", shape: { x: px - 10, y: py - 10, width: 20, height: 20 }, style: { fill: "transparent" } }];
