@@ -86,12 +86,15 @@ def network_specs() -> list[Spec]:
     return found
 
 
-def specs(fio: bool = False) -> list[Spec]:
+DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def specs(fio: bool = False, depths: tuple[int, ...] = DEPTHS) -> list[Spec]:
     """What the standard profile could measure."""
     found = []
     for disk in HOST_NS:
         for operation in ("random_read", "random_write", "sequential_read"):
-            for depth in (1, 2, 4, 8, 16, 32, 64, 128):
+            for depth in depths:
                 beyond = disk == "ram" and operation == "random_write"
                 with_fio = fio and disk == "file" and operation == "random_read"
                 found += disk_specs(disk, operation, depth, fio=with_fio, distance=1.9 if beyond else 1.2)
@@ -104,8 +107,8 @@ def specs(fio: bool = False) -> list[Spec]:
     return found + signal_specs() + network_specs()
 
 
-def document(fio: bool = False, rounds: int = 4, samples: int = 5, noise: synthetic.Noise | None = None) -> Raw:
-    raw = synthetic.document(rounds=rounds, samples=samples, noise=noise, specs=specs(fio))
+def document(fio: bool = False, rounds: int = 4, samples: int = 5, depths: tuple[int, ...] = DEPTHS) -> Raw:
+    raw = synthetic.document(rounds=rounds, samples=samples, specs=specs(fio, depths))
     for entry in raw["nestbench"]["measurements"]:
         if "latency" in str(entry["params"].get("metric")) or entry["unit"] == "exits/op":
             for part in entry["rounds"]:
