@@ -28,6 +28,7 @@ from tests.synthetic_io import EXACT, params
 Raw = dict[str, Any]
 RATE = "io/disk/block_bytes=4096,depth=32,disk=ram,metric=iops,operation=random_read"
 RULE = '[[io]]\nmetric = "io/disk/*"\nmax_distance = 1.5\n'
+FEW = (1, 16, 32)  # depths
 EXITS_LIMIT = '[[limit]]\nmetric = "io/disk/*metric=exits*"\nunit = "exits/op"\nmax = 0.2\n'
 
 
@@ -285,7 +286,7 @@ def test_params_of_the_wrong_kind_are_shown_elsewhere_and_break_nothing(tmp_path
 
 
 def test_hostile_reasons_and_units_are_shown_as_text(tmp_path: Path, run: Run) -> None:
-    raw = synthetic_io.document(fio=True, rounds=2, samples=2, depths=(1, 16, 32))
+    raw = synthetic_io.document(fio=True, rounds=2, samples=2, depths=FEW)
     for measurement in raw["nestbench"]["measurements"]:
         if measurement["workload"] == "network":
             measurement["unit"] = "<b>" + ATTACK[:40]
@@ -409,7 +410,7 @@ def test_the_summary_shows_every_part(tmp_path: Path, run: Run) -> None:
 @pytest.mark.parametrize("columns", [40, 80, 110, 200])
 def test_tables_fit_every_terminal(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    path = synthetic.write(tmp_path / "result.json", synthetic_io.document(fio=True, rounds=2, samples=2, depths=(1, 16, 32)))
+    path = synthetic.write(tmp_path / "result.json", synthetic_io.document(fio=True, rounds=2, samples=2, depths=FEW))
     out = run("summary", path).out
     assert max(map(len, out.splitlines())) <= columns
     words = " ".join(out.split())
