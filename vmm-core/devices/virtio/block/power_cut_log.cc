@@ -6,7 +6,7 @@
 #include <array>
 #include <cstring>
 
-#include "devices/virtio/block/power_cut_block.h"
+#include "nestbench/drivers/power_cut_block.h"
 
 namespace nestbench::power_cut {
 namespace {
