@@ -63,8 +63,8 @@ def signal_section(document: Document) -> Section | None:
         )
     title = "One doorbell, one interrupt"
     description = (
-        "A doorbell: what one ring costs the guest when nobody waits behind it. An interrupt: raised by the device's"
-        " thread. ioeventfd and irqfd are the kernel's help: without them each goes through the VMM."
+        "A doorbell: what one ring costs the guest when nobody waits behind it. An interrupt: from the"
+        " thread that raises it to the guest that was halted. ioeventfd and irqfd are the kernel's help."
     )
     said = tuple(
         f"Without the kernel's help {what} costs {ratio(cost.value)}\N{MULTIPLICATION SIGN} one with it"

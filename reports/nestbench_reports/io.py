@@ -21,11 +21,16 @@ from nestbench_reports.stats import Estimate, FloatArray
 from nestbench_reports.text import bytes_text, number, printable, quantity
 
 SCENARIO = "io"
-DISK, DOORBELL, INTERRUPT, NETWORK = "disk", "doorbell", "interrupt", "network"
+DISK, DOORBELL, NETWORK = "disk", "doorbell", "network"
 SUBSTRATES = (VM, BARE, FIO)
 IOPS, BANDWIDTH, CPU, EXITS_METRIC = "iops", "bandwidth", "cpu", "exits"
 LATENCIES = {"latency_p50": "p50", "latency_p99": "p99", "latency_p999": "p99.9"}
-IOEVENTFD, IRQFD = "ioeventfd", "irqfd"  # with the kernel's help; without it: exit, ioctl
+IOEVENTFD = "ioeventfd"  # with the kernel's help; without it: exit
+BY_IRQFD, BY_IOCTL = "lifecycle/irqfd_wake/vm", "lifecycle/irq_line_wake/vm"
+INTERRUPTS = {
+    BY_IRQFD: "interrupt by irqfd, until the halted guest runs",
+    BY_IOCTL: "interrupt by ioctl (KVM_IRQ_LINE), until the halted guest runs",
+}
 KIOPS, MB_PER_S = "kIOPS", "MB/s"
 LEAST_DEPTH = 8  # of a limit
 LINE = 1.5  # a distance within it is near
@@ -223,37 +228,40 @@ def networks(document: Document) -> tuple[Network, ...]:
 
 
 def signals(document: Document) -> tuple[Measurement, ...]:
-    """Doorbells and interrupts that were measured."""
-    return tuple(
-        entry
-        for entry in document.measurements
-        if entry.scenario == SCENARIO and entry.workload in (DOORBELL, INTERRUPT) and entry.status == OK
-    )
+    """Doorbells that were measured, and beside them the interrupts of the scenario `exits`."""
+    measured = [entry for entry in document.measurements if entry.status == OK]
+    doorbells = [entry for entry in measured if entry.scenario == SCENARIO and entry.workload == DOORBELL]
+    interrupts = [entry for entry in measured if entry.id in INTERRUPTS]
+    return (*doorbells, *interrupts) if doorbells else ()
 
 
 def is_shown(measurement: Measurement) -> bool:
     """Whether it is of a kind that has its place in the tables and charts of this scenario."""
     if measurement.scenario != SCENARIO:
         return False
-    is_signal = measurement.workload in (DOORBELL, INTERRUPT)
-    return is_signal or _disk_case(measurement) is not None or _path(measurement) is not None
+    return measurement.workload == DOORBELL or _disk_case(measurement) is not None or _path(measurement) is not None
 
 
 def signal_name(measurement: Measurement) -> str:
     """`doorbell by ioeventfd`"""
+    if measurement.id in INTERRUPTS:
+        return INTERRUPTS[measurement.id]
     kind = str(measurement.params.get("kind", "?"))
-    words = {"exit": "exit to user space", "ioctl": "ioctl (KVM_IRQ_LINE)"}.get(kind, kind)
+    words = {"exit": "exit to user space"}.get(kind, kind)
     return printable(f"{measurement.workload} by {words}")
 
 
 def without_help(document: Document) -> tuple[tuple[str, Estimate], ...]:
     """(`a doorbell`, cost of one without the kernel's help over one with it)."""
     found = []
-    for workload, plain, helped in ((DOORBELL, "exit", IOEVENTFD), (INTERRUPT, "ioctl", IRQFD)):
-        above, below = (document.by_id.get(f"{SCENARIO}/{workload}/kind={kind}/{VM}") for kind in (plain, helped))
+    for what, plain, helped in (
+        ("a doorbell", f"{SCENARIO}/{DOORBELL}/kind=exit/{VM}", f"{SCENARIO}/{DOORBELL}/kind={IOEVENTFD}/{VM}"),
+        ("an interrupt", BY_IOCTL, BY_IRQFD),
+    ):
+        above, below = document.by_id.get(plain), document.by_id.get(helped)
         if above is None or below is None or (metric := metrics.metric(above, below)).estimate is None:
             continue
-        found.append((f"{'an' if workload == INTERRUPT else 'a'} {workload}", metric.estimate))
+        found.append((what, metric.estimate))
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ from tests.synthetic import KIB, MIB, Spec
 
 Raw = dict[str, Any]
 DOORBELL_NS = {"ioeventfd": 2735.0, "exit": 26600.0}
-INTERRUPT_NS = {"irqfd": 4200.0, "ioctl": 9100.0}
+INTERRUPT_NS = {"irqfd_wake": 4200.0, "irq_line_wake": 9100.0}
 EXACT = synthetic.Noise(rounds=0, processes=0, samples=0)
 # ns of one operation alone, and the least when many are under way.
 HOST_NS = {"ram": (4100.0, 1150.0), "file": (96000.0, 6400.0), "file_cached": (5200.0, 1900.0)}
@@ -58,11 +58,9 @@ def disk_specs(
 
 
 def signal_specs() -> list[Spec]:
-    return [
-        Spec("io", workload, {"kind": kind}, "ns/op", "lower", {"vm": ns})
-        for workload, costs in (("doorbell", DOORBELL_NS), ("interrupt", INTERRUPT_NS))
-        for kind, ns in costs.items()
-    ]
+    doorbells = [Spec("io", "doorbell", {"kind": kind}, "ns/op", "lower", {"vm": ns}) for kind, ns in DOORBELL_NS.items()]
+    interrupts = [Spec("lifecycle", name, {}, "ns/op", "lower", {"vm": ns}) for name, ns in INTERRUPT_NS.items()]
+    return doorbells + interrupts
 
 
 def network_specs() -> list[Spec]:

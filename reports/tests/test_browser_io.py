@@ -27,7 +27,7 @@ def test_disks_and_networks_are_drawn_in_every_view(tmp_path: Path, run: Run) ->
     for view in open_in_browser(page):
         check_quiet(view, page)
         charts = {chart["id"]: chart for chart in view["charts"]}
-        assert set(charts) == IO_FIGURES | {"null"}
+        assert set(charts) == IO_FIGURES | {"null", "lifecycle-cost"}
         for name in sorted(IO_FIGURES):
             chart = charts[name]
             assert chart["width"] > 250 and chart["height"] > 150, (view["name"], chart)
