@@ -24,6 +24,14 @@ class CoreTest : public testing::Test {
     driver_.Write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
   }
 
+  // The same for another driver.
+  static void RingOnce(TestDriver& driver) {
+    auto* index = reinterpret_cast<std::uint16_t*>(
+        driver.Host(TestDriver::QueueBase(0) + drivers::Virtqueue::DriverAreaOffset(kSize) + 2));
+    std::atomic_ref(*index).store(1, std::memory_order_release);
+    driver.Write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+  }
+
   static constexpr std::uint16_t kSize = 64;
   Rng rng_;
   TestDriver driver_{rng_};
@@ -252,9 +260,7 @@ TEST_F(CoreTest, BreaksOnABufferOutsideMemory) {
     TestDriver driver(rng);
     driver.Start();
     std::memcpy(driver.Host(TestDriver::QueueBase(0)), &bad, sizeof(bad));
-    *reinterpret_cast<std::uint16_t*>(
-        driver.Host(TestDriver::QueueBase(0) + drivers::Virtqueue::DriverAreaOffset(kSize) + 2)) = 1;
-    driver.Write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    RingOnce(driver);
     EXPECT_TRUE(driver.BrokeWith(QueueFault::kBufferOutsideMemory)) << bad.addr;
   }
 }
@@ -288,9 +294,7 @@ TEST_F(CoreTest, BreaksOnEveryBadIndirectTable) {
     driver.Start();
     std::memcpy(driver.Host(kData), &nested, sizeof(nested));
     std::memcpy(driver.Host(TestDriver::QueueBase(0)), &bad, sizeof(bad));
-    *reinterpret_cast<std::uint16_t*>(
-        driver.Host(TestDriver::QueueBase(0) + drivers::Virtqueue::DriverAreaOffset(kSize) + 2)) = 1;
-    driver.Write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    RingOnce(driver);
     EXPECT_TRUE(driver.BrokeWith(QueueFault::kBadIndirectTable)) << bad.len;
   }
 }
