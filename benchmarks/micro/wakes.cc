@@ -4,6 +4,7 @@
 //   irqfd_wake  from another thread's write to an irqfd to the guest's first exit, its vCPU halted in the kernel and
 //   its
 //               thread asleep; the guest's interrupt handler is three instructions in real mode
+//   irq_line_wake  the same without the irqfd: the other thread raises the line by KVM_IRQ_LINE
 // Timer: CLOCK_MONOTONIC_RAW, read by the other thread directly before it acts and by this one when KVM_RUN has
 // returned (manual time); it is one clock on all CPUs. Left out: getting the guest to spin or halt again. The other
 // thread has a CPU of its own.
@@ -111,6 +112,7 @@ class LibraryHaltingGuest {
     return false;
   }
   [[nodiscard]] const std::string& Why() const { return why_; }
+  void SetLine(bool level) { Take(vm_.SetIrqLine(kGsi, level)); }
 
  private:
   vmm::Vm vm_;
@@ -139,21 +141,36 @@ class FloorHaltingGuest {
   [[nodiscard]] floor::RawAlarm StartDeadline() { return {vm_.run(), kGuestLimit}; }
   [[nodiscard]] bool RunToExit() { return vm_.RunToPortWrite(abi::kDoorbellPort); }
   [[nodiscard]] std::string Why() const { return vm_.DescribeLastExit(); }
+  void SetLine(bool level) {
+    kvm_irq_level line = {};
+    line.irq = kGsi;
+    line.level = level ? 1 : 0;
+    floor::RawIoctl(vm_.fd(), KVM_IRQ_LINE, &line, "KVM_IRQ_LINE");
+  }
 
  private:
   floor::RawVm vm_;
 };
 
-template <typename Guest>
-void IrqFdWake(State& state, Environment& environment) {
+enum class Wake { kIrqFd, kIrqLine };
+
+template <typename Guest, Wake kWake>
+void WakeHalted(State& state, Environment& environment) {
   const int helper_cpu = environment.helper_cpu();
   environment.device();
   const vmm::UniqueFd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!event.valid()) throw Broken(vmm::Error::System("eventfd", errno).ToString());
   Guest guest(environment, event.get());
   const SleepProbe halted(ThisThread());
+  const auto wake = [&event, &guest] {
+    if constexpr (kWake == Wake::kIrqFd) {
+      ::eventfd_write(event.get(), 1);
+    } else {
+      guest.SetLine(true);
+    }
+  };
   Helper helper(
-      helper_cpu, [&halted] { return halted.IsAsleep(); }, [&event] { ::eventfd_write(event.get(), 1); });
+      helper_cpu, [&halted] { return halted.IsAsleep(); }, wake);
   for (auto _ : state) {
     const auto deadline = guest.StartDeadline();
     helper.Ask();
@@ -161,6 +178,7 @@ void IrqFdWake(State& state, Environment& environment) {
     const std::uint64_t end_ns = NowNs();
     if (!left) throw Broken{fmt::format("the guest did not take its interrupt: {}", guest.Why())};
     if (helper.ActedAtNs() == 0) throw Broken("the guest left before it was interrupted");
+    if constexpr (kWake == Wake::kIrqLine) guest.SetLine(false);  // the next rise is an edge again
     SetTimeSince(state, helper.ActedAtNs(), end_ns);
   }
 }
@@ -176,8 +194,10 @@ void Add(Environment& environment, const char* workload, const char* substrate, 
 void RegisterWakes(Environment& environment) {
   Add(environment, "kick", LibraryGuest::kSubstrate, Kick<LibraryGuest>);
   Add(environment, "kick", FloorGuest::kSubstrate, Kick<FloorGuest>);
-  Add(environment, "irqfd_wake", LibraryHaltingGuest::kSubstrate, IrqFdWake<LibraryHaltingGuest>);
-  Add(environment, "irqfd_wake", FloorHaltingGuest::kSubstrate, IrqFdWake<FloorHaltingGuest>);
+  Add(environment, "irqfd_wake", LibraryHaltingGuest::kSubstrate, WakeHalted<LibraryHaltingGuest, Wake::kIrqFd>);
+  Add(environment, "irqfd_wake", FloorHaltingGuest::kSubstrate, WakeHalted<FloorHaltingGuest, Wake::kIrqFd>);
+  Add(environment, "irq_line_wake", LibraryHaltingGuest::kSubstrate, WakeHalted<LibraryHaltingGuest, Wake::kIrqLine>);
+  Add(environment, "irq_line_wake", FloorHaltingGuest::kSubstrate, WakeHalted<FloorHaltingGuest, Wake::kIrqLine>);
 }
 
 }  // namespace nestbench::micro

@@ -12,6 +12,7 @@
 
 #include "experiment.h"
 #include "fault_catalogue.h"
+#include "nestbench/payload/disk_work.h"
 #include "nestbench/result/id.h"
 #include "nestbench/result/json.h"
 #include "nestbench/scenarios/child.h"
@@ -112,8 +113,20 @@ constexpr TenantLoad kThreads = {.name = "containment_threads",
                                  .process_limit = 64,
                                  .may_fork = true};
 
+constexpr std::uint64_t kDiskBlockBytes = 4096;
+constexpr TenantLoad kDisk = {.name = "containment_disk",
+                              .summary = "random reads of 4 KiB, two under way, twenty times a second",
+                              .image = "io_disk",
+                              .arena_bytes = payload::DiskArenaBytes(kDiskBlockBytes, 2),
+                              .operation = static_cast<std::uint64_t>(payload::DiskOperation::kRandomRead),
+                              .parameter = kDiskBlockBytes,
+                              .disk_depth = 2,
+                              .iterations = 8,
+                              .period_ns = 50 * kMs};
+
 const TenantLoad& LoadFor(const Fault& fault) {
   if (fault.means == FaultMeans::kMemoryBomb) return kBomb;
+  if (fault.needs_disk) return kDisk;
   return fault.needs_threads ? kThreads : kHealthy;
 }
 
@@ -126,8 +139,9 @@ json QuantilesOf(tenancy::Fleet& fleet, const std::vector<TenantId>& ids) {
 // The healthy tenants around the faulty one.
 class Neighbours {
  public:
-  Neighbours(TenantExperiment& experiment, TenantSubstrate substrate)
-      : experiment_(experiment), substrate_(substrate) {}
+  // `on_disk`: the first of them uses the same disk.
+  Neighbours(TenantExperiment& experiment, TenantSubstrate substrate, bool on_disk)
+      : experiment_(experiment), substrate_(substrate), on_disk_(on_disk) {}
 
   vmm::Result<> Start(std::uint32_t count) {
     for (std::uint32_t i = 0; i < count; ++i) {
@@ -153,7 +167,8 @@ class Neighbours {
       wrong_ += totals->wrong + (totals->verified == 2 ? 1 : 0);
       // The same work has one answer, whoever does it.
       const std::uint64_t checksum = totals->checksum;
-      std::uint64_t& right = checksum_[static_cast<std::uint32_t>(experiment_.fleet().Get(id).spawn.kind)];
+      const tenants::Spawn& spawn = experiment_.fleet().Get(id).spawn;
+      std::uint64_t& right = checksum_[2 * static_cast<std::uint32_t>(spawn.kind) + spawn.has_disk];
       if (right == 0) right = checksum;
       if (checksum != 0 && checksum != right) ++wrong_;
     }
@@ -173,6 +188,7 @@ class Neighbours {
   // Guests of every kind, side by side.
   [[nodiscard]] const TenantLoad& LoadOf(std::size_t index) const {
     constexpr std::size_t kKinds = 4;
+    if (on_disk_ && index == 0) return kDisk;
     if (substrate_ != TenantSubstrate::kVm) return kHealthy;
     switch (index % kKinds) {
       case 1:
@@ -188,9 +204,10 @@ class Neighbours {
 
   TenantExperiment& experiment_;
   TenantSubstrate substrate_;
+  bool on_disk_;
   std::vector<TenantId> ids_;
   std::uint64_t wrong_ = 0;
-  std::map<std::uint32_t, std::uint64_t> checksum_;  // by kind of tenant
+  std::map<std::uint32_t, std::uint64_t> checksum_;  // by kind of tenant and whether it has a disk
 };
 
 class FaultRun {
@@ -203,7 +220,7 @@ class FaultRun {
         job_(job),
         fault_(*job.fault),
         plan_(PlanOf(context)),
-        neighbours_(experiment, job.substrate) {}
+        neighbours_(experiment, job.substrate, job.fault->needs_disk) {}
 
   result::Result<void> Run() {
     if (auto announced = Announce(); !announced) return announced;
@@ -241,6 +258,7 @@ class FaultRun {
   [[nodiscard]] std::string WhyNot() const {
     if (std::string reason = experiment_.Unsupported(job_.substrate); !reason.empty()) return reason;
     const TenantLoad& load = LoadFor(fault_);
+    if (std::string reason = experiment_.loader().Unsupported(load, job_.substrate); !reason.empty()) return reason;
     if (load.memory_limit_bytes != 0 || load.process_limit != 0) return experiment_.WhyNoLimits();
     return {};
   }

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "experiment.h"
+#include "nestbench/payload/disk_work.h"
 #include "nestbench/result/id.h"
 #include "nestbench/result/json.h"
 #include "nestbench/scenarios/child.h"
@@ -42,12 +43,17 @@ constexpr auto kBetweenRounds = 500ms;
 constexpr auto kSettle = 300ms;  // after a change of the number, before measuring
 constexpr auto kReportLimit = 20s;
 
-enum class Kind : std::uint8_t { kSteady, kIdle, kMemory };
+enum class Kind : std::uint8_t { kSteady, kDisk, kIdle, kMemory };
+
+// Requests that are due at a rate, and a tail latency that is to be kept.
+bool Serves(Kind kind) { return kind == Kind::kSteady || kind == Kind::kDisk; }
 
 std::string_view ToString(Kind kind) {
   switch (kind) {
     case Kind::kSteady:
       return "steady";
+    case Kind::kDisk:
+      return "disk";
     case Kind::kIdle:
       return "idle";
     case Kind::kMemory:
@@ -61,6 +67,18 @@ constexpr TenantLoad kServe = {.name = "density_steady",
                                .image = "cpu_integer",
                                .service_ns = kMs,
                                .period_ns = 50 * kMs};
+constexpr std::uint64_t kDiskBlockBytes = 4096;
+constexpr std::uint64_t kDiskDepth = 2;
+constexpr TenantLoad kServeFromDisk = {
+    .name = "density_disk",
+    .summary = "random reads of 4 KiB, two under way, worth 1 ms, twenty times a second, all of one disk",
+    .image = "io_disk",
+    .arena_bytes = payload::DiskArenaBytes(kDiskBlockBytes, kDiskDepth),
+    .operation = static_cast<std::uint64_t>(payload::DiskOperation::kRandomRead),
+    .parameter = kDiskBlockBytes,
+    .disk_depth = kDiskDepth,
+    .service_ns = kMs,
+    .period_ns = 50 * kMs};
 constexpr TenantLoad kWait = {.name = "density_idle",
                               .summary = "started, then idle",
                               .image = "cpu_integer",
@@ -77,6 +95,8 @@ const TenantLoad& LoadOf(Kind kind) {
   switch (kind) {
     case Kind::kSteady:
       return kServe;
+    case Kind::kDisk:
+      return kServeFromDisk;
     case Kind::kIdle:
       return kWait;
     case Kind::kMemory:
@@ -139,6 +159,10 @@ std::vector<Job> SelectJobs(const RunContext& context) {
     for (const TenantSubstrate substrate : {TenantSubstrate::kVm, TenantSubstrate::kZone, TenantSubstrate::kBare}) {
       if (context.taste && substrate != TenantSubstrate::kVm) continue;
       add(Kind::kSteady, substrate);
+      // In a taste and in quick there is no time for it.
+      if (context.profile != workloads::Profile::kQuick && substrate != TenantSubstrate::kZone) {
+        add(Kind::kDisk, substrate);
+      }
     }
   }
   add(Kind::kIdle, TenantSubstrate::kVm);
@@ -185,7 +209,7 @@ class Ramp {
     if (job_.kind == Kind::kIdle && job_.substrate == TenantSubstrate::kZone) max_ = std::min(max_, kMostZones);
     if (context_.density.guests) max_ = *context_.density.guests;
     if (auto announced = Announce(); !announced) return announced;
-    if (job_.kind == Kind::kSteady) {
+    if (Serves(job_.kind)) {
       if (auto calibrated = Calibrate(); !calibrated) return calibrated;
     }
     has_floor_ = job_.kind == Kind::kIdle && job_.substrate == TenantSubstrate::kVm;
@@ -292,7 +316,7 @@ class Ramp {
     experiment.setup = {
         {"rate_per_s", load_.period_ns == 0 ? 0.0 : 1e9 / static_cast<double>(load_.period_ns)},
         {"service_ns", load_.service_ns},
-        {"slo_p99_ns", job_.kind == Kind::kSteady ? SloNs() : 0},
+        {"slo_p99_ns", Serves(job_.kind) ? SloNs() : 0},
         {"max_guests", max_},
         {"guest_ram_bytes", load_.arena_bytes},
         {"budget_memory_bytes",
@@ -415,7 +439,7 @@ class Ramp {
       job_.kind == Kind::kMemory ? HoldMore(missing) : StartMore(missing);
     }
     if (StopSignal() != 0) return {};
-    if (job_.kind == Kind::kSteady) SetLoads();
+    if (Serves(job_.kind)) SetLoads();
     if (auto done = MeasureStep(repetition); !done) return done;
     if (!failure_) return {};
     exhausted_ = true;
@@ -454,8 +478,8 @@ class Ramp {
   }
 
   result::Result<void> MeasureStep(std::uint32_t repetition) {
-    const auto step = job_.kind == Kind::kSteady ? plan_.step : std::chrono::milliseconds(500);
-    PollFor(job_.kind == Kind::kSteady ? kSettle : std::chrono::milliseconds(50));
+    const auto step = Serves(job_.kind) ? plan_.step : std::chrono::milliseconds(500);
+    PollFor(Serves(job_.kind) ? kSettle : std::chrono::milliseconds(50));
     (void)fleet_.Report(running_, true, false, kReportLimit);
     for (const TenantId id : running_) fleet_.Get(id).windows.clear();
     experiment_.BeginEvidence(running_);
@@ -489,7 +513,7 @@ class Ramp {
              .p99_ns = all.Quantile(0.99),
              .p999_ns = all.Quantile(0.999)};
     const double offered = load_.period_ns == 0 ? 0.0 : 1e9 / static_cast<double>(load_.period_ns) * last_.guests;
-    if (job_.kind == Kind::kSteady) {
+    if (Serves(job_.kind)) {
       last_.kept_up = last_.p99_ns <= SloNs() && last_.throughput_per_s >= kKeepsUp * offered;
     }
     if (wrong != 0) failure_ = TenantFailure{"wrong_result", fmt::format("{} answers with a wrong checksum", wrong)};
@@ -587,7 +611,7 @@ class Ramp {
       auto done = add("memory_per_guest", {{"part", part}}, "bytes", Direction::kLower, {memory[key].get<double>()});
       if (!done) return done;
     }
-    if (job_.kind != Kind::kSteady) return {};
+    if (!Serves(job_.kind)) return {};
     if (auto done = add("throughput", {}, "op/s", Direction::kHigher, throughput); !done) return done;
     for (const auto& [quantile, value] :
          std::map<std::string, std::uint64_t>{{"p50", last_.p50_ns}, {"p99", last_.p99_ns}, {"p999", last_.p999_ns}}) {
@@ -645,7 +669,8 @@ result::Result<void> RunDensity(const RunContext& context, result::Journal& jour
     if (StopSignal() != 0) return {};
     auto experiment = TenantExperiment::Create(context, journal);
     if (!experiment) return Fail(experiment.error());
-    if (const std::string reason = (*experiment)->Unsupported(job.substrate); !reason.empty()) {
+    if (const std::string reason = (*experiment)->loader().Unsupported(LoadOf(job.kind), job.substrate);
+        !reason.empty()) {
       if (auto added = (*experiment)->AddStatus(GuestsName(job), result::Status::kUnsupported, reason); !added)
         return added;
       continue;

@@ -13,6 +13,7 @@
 #include "nestbench/result/id.h"
 #include "nestbench/scenarios/child.h"
 #include "nestbench/tenancy/process_accounting.h"
+#include "scratch_disk.h"
 
 namespace nestbench::scenarios {
 namespace {
@@ -44,6 +45,25 @@ std::set<std::string> TemporaryFiles() {
 
 }  // namespace
 
+// A disk in the folder of the run's results, past the page cache where the file system can. Without one, the loads that
+// want it say why.
+TenantExperiment::TenantDisk TenantExperiment::MakeDisk(const std::filesystem::path& folder) {
+  TenantDisk made;
+  auto disk = ScratchDisk::Create(folder, TenantLoader::kDiskBytes);
+  if (!disk) {
+    made.unsupported = disk.error().ToString();
+    return made;
+  }
+  auto fd = disk->Open(true);
+  if (!fd) fd = disk->Open(false);
+  if (fd) {
+    made.fd = std::move(*fd);
+  } else {
+    made.unsupported = fd.error().ToString();
+  }
+  return made;
+}
+
 std::string ErrnoName(int error_number) {
   const char* name = error_number == 0 ? nullptr : ::strerrorname_np(error_number);
   return name == nullptr ? "error" : name;
@@ -51,18 +71,21 @@ std::string ErrnoName(int error_number) {
 
 vmm::Result<std::unique_ptr<TenantExperiment>> TenantExperiment::Create(const RunContext& context,
                                                                         result::Journal& journal) {
-  auto fleet = tenancy::Fleet::Start(
-      {.tenant_program = context.installation.tenant_program, .images = TenantLoader::Images(context)});
+  TenantDisk disk = MakeDisk(journal.folder());
+  auto fleet = tenancy::Fleet::Start({.tenant_program = context.installation.tenant_program,
+                                      .images = TenantLoader::Images(context),
+                                      .disk = disk.fd.valid() ? disk.fd.get() : -1});
   if (!fleet) return Fail(std::move(fleet.error()));
-  return std::unique_ptr<TenantExperiment>(new TenantExperiment(context, journal, std::move(*fleet)));
+  return std::unique_ptr<TenantExperiment>(new TenantExperiment(context, journal, std::move(disk), std::move(*fleet)));
 }
 
-TenantExperiment::TenantExperiment(const RunContext& context, result::Journal& journal,
+TenantExperiment::TenantExperiment(const RunContext& context, result::Journal& journal, TenantDisk disk,
                                    std::unique_ptr<tenancy::Fleet> fleet)
     : context_(context),
       journal_(journal),
+      disk_(std::move(disk)),
       fleet_(std::move(fleet)),
-      loader_(context, *fleet_),
+      loader_(context, *fleet_, disk_.unsupported),
       files_before_(TemporaryFiles()) {
   fleet_->SetPlacement([this](const Tenant& tenant) { return Place(tenant); });
   if (context.zone) fleet_->SetZoneCommand(context.zone);

@@ -20,6 +20,7 @@
 #include "nestbench/tenancy/fleet.h"
 #include "nestbench/tenancy/host_load.h"
 #include "nestbench/tenancy/process_accounting.h"
+#include "nestbench/vmm/base/unique_fd.h"
 #include "tenant_loads.h"
 
 namespace nestbench::scenarios {
@@ -104,7 +105,13 @@ class TenantExperiment {
   result::Result<void> AddStatus(const MeasurementName& name, result::Status status, const std::string& reason);
 
  private:
-  TenantExperiment(const RunContext& context, result::Journal& journal, std::unique_ptr<tenancy::Fleet> fleet);
+  struct TenantDisk {
+    vmm::UniqueFd fd;
+    std::string unsupported;
+  };
+  static TenantDisk MakeDisk(const std::filesystem::path& folder);
+  TenantExperiment(const RunContext& context, result::Journal& journal, TenantDisk disk,
+                   std::unique_ptr<tenancy::Fleet> fleet);
   vmm::Result<> Place(const tenancy::Tenant& tenant);
   [[nodiscard]] std::uint64_t RunOomKills() const;
   [[nodiscard]] std::uint64_t RunQueueWait() const;
@@ -112,6 +119,7 @@ class TenantExperiment {
 
   const RunContext& context_;
   result::Journal& journal_;
+  TenantDisk disk_;
   std::unique_ptr<tenancy::Fleet> fleet_;
   TenantLoader loader_;
   std::map<tenancy::TenantId, TenantLoad> load_of_;

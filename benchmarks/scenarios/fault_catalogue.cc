@@ -63,6 +63,13 @@ std::vector<Fault> MakeCatalogue() {
   faults.back().needs_threads = true;
   faults.push_back(
       OfVmm("disk_full", "a write of the VMM finds no space", VmmFault::kDiskFull, TroubleClass::kHostResource));
+  const auto add_of_disk = [&faults](std::string name, std::string summary, VmmFault fault) {
+    faults.push_back(OfVmm(std::move(name), std::move(summary), fault, TroubleClass::kHostResource));
+    faults.back().guest_only = true;
+    faults.back().needs_disk = true;
+  };
+  add_of_disk("disk_io_error", "each request to the guest's disk ends with EIO", VmmFault::kDiskInputOutput);
+  add_of_disk("disk_no_space", "each request to the guest's disk ends with ENOSPC", VmmFault::kDiskNoSpace);
   faults.push_back(OfSignal("vmm_sigkill", "somebody kills the VMM", SIGKILL, TroubleClass::kVmmFault));
   faults.push_back(OfSignal("vmm_sigstop", "somebody stops the VMM", SIGSTOP, TroubleClass::kHang));
   Fault bomb;

@@ -28,6 +28,7 @@ struct Fault {
   bool guest_only = false;                   // a process or a zone has nothing of the kind
   bool survivable = false;                   // the guest may go on: it is told by what its VMM notes
   bool needs_threads = false;
+  bool needs_disk = false;
 };
 
 // Guest faults first, then those of the VMM's process, then those from outside.

@@ -46,6 +46,12 @@ vmm::Result<ScratchDisk> ScratchDisk::Fill(UniqueFd fd, std::uint64_t size_bytes
   return ScratchDisk(std::move(fd));
 }
 
+vmm::Result<UniqueFd> ScratchDisk::Open(bool direct) const {
+  UniqueFd fd(::open(path().c_str(), O_RDWR | O_CLOEXEC | (direct ? O_DIRECT : 0)));
+  if (!fd.valid()) return Fail(Error::System("open", errno, direct ? "a disk with O_DIRECT" : "a disk"));
+  return fd;
+}
+
 std::string ScratchDisk::path() const { return fmt::format("/proc/{}/fd/{}", ::getpid(), fd_.get()); }
 
 }  // namespace nestbench::scenarios

@@ -19,6 +19,9 @@ class ScratchDisk {
   // The same in memory.
   static vmm::Result<ScratchDisk> CreateInMemory(std::uint64_t size_bytes);
 
+  // A descriptor of its own on it, for direct I/O (O_DIRECT) or through the page cache.
+  [[nodiscard]] vmm::Result<vmm::UniqueFd> Open(bool direct) const;
+
   // Where children of this process open it.
   [[nodiscard]] std::string path() const;
 

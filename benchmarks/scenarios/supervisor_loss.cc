@@ -54,7 +54,7 @@ constexpr TenantLoad kServe = {.name = "containment_healthy",
   (*fleet)->SetPlacement([&groups](const tenancy::Tenant& tenant) -> vmm::Result<> {
     return groups ? groups->Add(tenant.pid) : vmm::Result<>{};
   });
-  TenantLoader loader(context, **fleet);
+  TenantLoader loader(context, **fleet, "no disk was made");
   std::vector<TenantId> ids;
   for (std::uint32_t i = 0; i < kGuests; ++i) {
     if (auto id = loader.Add(kServe, substrate, -1)) ids.push_back(*id);

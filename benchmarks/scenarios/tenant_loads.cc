@@ -6,6 +6,7 @@
 #include <array>
 #include <utility>
 
+#include "nestbench/payload/disk_work.h"
 #include "nestbench/payload/exit_operations.h"
 
 namespace nestbench::scenarios {
@@ -22,8 +23,13 @@ constexpr std::uint64_t kSlackBytes = 8192;  // that memory_bandwidth wants arou
 constexpr std::uint64_t kRequestLimitNs = 10'000 * kMs;
 constexpr auto kCalibrationLimit = 10s;
 constexpr std::uint32_t kMaxFiles = 64;
+constexpr std::uint64_t kKiB = 1ULL << 10;
+constexpr double kDiskSpinSeconds = 20e-6;  // tenants share CPUs: one that looks for long takes from the others
+constexpr auto kDiskRandomRead = static_cast<std::uint64_t>(payload::DiskOperation::kRandomRead);
+constexpr auto kDiskWriteFlush = static_cast<std::uint64_t>(payload::DiskOperation::kWriteFlush);
 constexpr auto kEventPio = static_cast<std::uint64_t>(payload::ExitOperation::kEventPio);
 
+// The loads of a disk have a fixed number of requests: how long one takes changes by the minute.
 constexpr auto kVictims = std::to_array<TenantLoad>({
     {.name = "latency",
      .summary = "requests of 1 ms, ten in 100 ms, whose latency counts from when they were due",
@@ -50,6 +56,22 @@ constexpr auto kVictims = std::to_array<TenantLoad>({
      .operation = kEventPio,
      .service_ns = kMs,
      .guest_only = true},
+    {.name = "disk_read",
+     .summary = "random reads of 4 KiB, two under way, of a file past the page cache",
+     .image = "io_disk",
+     .arena_bytes = payload::DiskArenaBytes(4 * kKiB, 2),
+     .operation = kDiskRandomRead,
+     .parameter = 4 * kKiB,
+     .disk_depth = 2,
+     .iterations = 16},
+    {.name = "disk_sync",
+     .summary = "a write of 4 KiB and its flush, one after the other",
+     .image = "io_disk",
+     .arena_bytes = payload::DiskArenaBytes(4 * kKiB, 1),
+     .operation = kDiskWriteFlush,
+     .parameter = 4 * kKiB,
+     .disk_depth = 1,
+     .iterations = 4},
 });
 
 constexpr auto kAggressors = std::to_array<TenantLoad>({
@@ -106,7 +128,31 @@ constexpr auto kAggressors = std::to_array<TenantLoad>({
      .activity = Activity::kProcesses,
      .process_limit = 64,
      .may_fork = true},
+    {.name = "disk_read",
+     .summary = "random reads of 64 KiB, sixteen under way, of the victim's disk",
+     .image = "io_disk",
+     .arena_bytes = payload::DiskArenaBytes(64 * kKiB, 16),
+     .operation = kDiskRandomRead,
+     .parameter = 64 * kKiB,
+     .disk_depth = 16,
+     .iterations = 16},
+    {.name = "disk_write",
+     .summary = "writes of 64 KiB and their flushes, eight under way, to the victim's disk",
+     .image = "io_disk",
+     .arena_bytes = payload::DiskArenaBytes(64 * kKiB, 8),
+     .operation = kDiskWriteFlush,
+     .parameter = 64 * kKiB,
+     .disk_depth = 8,
+     .iterations = 8},
 });
+
+void SetParameters(const RunContext& context, const TenantLoad& load, tenants::Load& message) {
+  message.parameters[0] = load.parameter;
+  if (load.disk_depth == 0) return;
+  message.parameters[1] = load.disk_depth;
+  message.parameters[2] = TenantLoader::kDiskBytes;
+  message.parameters[3] = static_cast<std::uint64_t>(kDiskSpinSeconds * context.tsc_hz);
+}
 
 bool NeedsCalibration(const TenantLoad& load) { return load.service_ns != 0; }
 
@@ -144,6 +190,7 @@ std::vector<std::filesystem::path> TenantLoader::Images(const RunContext& contex
 }
 
 std::string TenantLoader::Unsupported(const TenantLoad& load, TenantSubstrate substrate) const {
+  if (load.disk_depth != 0 && !disk_unsupported_.empty()) return disk_unsupported_;
   if (substrate == TenantSubstrate::kVm) return context_.vm_unsupported;
   if (load.guest_only) return fmt::format("`{}` needs a guest: a process has no exits", load.name);
   return substrate == TenantSubstrate::kZone ? context_.zone_unsupported : std::string();
@@ -164,6 +211,8 @@ tenancy::Result<tenancy::TenantId> TenantLoader::Add(const TenantLoad& load, Ten
   spawn.max_files = kMaxFiles;
   spawn.may_fork = load.may_fork ? 1 : 0;
   spawn.attach_event = load.image == "exits" && substrate == TenantSubstrate::kVm ? 1 : 0;
+  spawn.has_disk = load.disk_depth != 0 ? 1 : 0;
+  spawn.io_cpu = -1;
   const bool in_zone = substrate == TenantSubstrate::kZone;
   spawn.starts_itself = !in_zone && (context_.cgroups == nullptr || !load.NeedsGroup()) ? 1 : 0;
   return fleet_.Add(spawn, in_zone);
@@ -184,7 +233,7 @@ vmm::Result<> TenantLoader::Calibrate(const TenantLoad& load, tenancy::TenantId 
   message.activity = Activity::kRequests;
   message.intensity_percent = 100;
   message.operation = load.operation;
-  message.parameters[0] = load.parameter;
+  SetParameters(context_, load, message);
   message.request_limit_ns = kRequestLimitNs;
   message.window_ns = kWindowNs;
   // Longer and longer until the clock can tell; then to the wanted time, and once more to be sure of it.
@@ -216,7 +265,7 @@ tenants::Load TenantLoader::MakeLoad(const TenantLoad& load, std::uint32_t inten
   message.activity = intensity_percent == 0 ? Activity::kNone : load.activity;
   message.intensity_percent = intensity_percent;
   message.operation = load.operation;
-  message.parameters[0] = load.parameter;
+  SetParameters(context_, load, message);
   const Calibration* calibration = Find(load.name);
   message.iterations = calibration != nullptr ? calibration->iterations : std::max<std::uint64_t>(load.iterations, 1);
   message.period_ns = load.period_ns;

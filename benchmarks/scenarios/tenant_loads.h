@@ -28,7 +28,8 @@ struct TenantLoad {
   std::uint64_t arena_bytes = 0;
   tenants::Activity activity = tenants::Activity::kRequests;
   std::uint64_t operation = 0;
-  std::uint64_t parameter = 0;   // parameters[0]
+  std::uint64_t parameter = 0;   // parameters[0]; of a disk load, bytes of a block
+  std::uint64_t disk_depth = 0;  // requests under way; 0: it has no disk
   std::uint64_t service_ns = 0;  // wanted time of one request alone; its iterations are calibrated to it
   std::uint64_t iterations = 0;  // where the work is fixed by other means
   std::uint64_t period_ns = 0;   // 0: closed loop
@@ -56,8 +57,9 @@ const TenantLoad* FindLoad(std::span<const TenantLoad> loads, std::string_view n
 // Starts tenants with a load and remembers how many iterations make a request as long as it should be.
 class TenantLoader {
  public:
-  TenantLoader(const RunContext& context, tenancy::Fleet& fleet)
-      : context_(context), fleet_(fleet), images_(Images(context)) {}
+  // `disk_unsupported`: why tenants can have no disk; empty when they can.
+  TenantLoader(const RunContext& context, tenancy::Fleet& fleet, std::string disk_unsupported)
+      : context_(context), fleet_(fleet), images_(Images(context)), disk_unsupported_(std::move(disk_unsupported)) {}
 
   // The images that a fleet needs for these tables.
   static std::vector<std::filesystem::path> Images(const RunContext& context);
@@ -81,6 +83,7 @@ class TenantLoader {
 
   static constexpr std::uint32_t kHeartbeatMs = 100;
   static constexpr std::uint64_t kWindowNs = 100'000'000;
+  static constexpr std::uint64_t kDiskBytes = 64ULL << 20;  // of the one disk that tenants share
 
  private:
   struct Calibration {
@@ -93,6 +96,7 @@ class TenantLoader {
   const RunContext& context_;
   tenancy::Fleet& fleet_;
   std::vector<std::filesystem::path> images_;
+  std::string disk_unsupported_;
   std::vector<Calibration> calibrations_;
 };
 

@@ -38,17 +38,20 @@ constexpr int kMaxEvents = 256;
 constexpr auto kShutdownLimit = std::chrono::seconds(20);
 constexpr auto kZonePoll = std::chrono::milliseconds(2);  // bubblewrap tells nobody when it is done
 
-// Starts a program that inherits nothing but `socket`, and that dies with this thread.
-Result<pid_t> StartWithSocket(const std::string& program, const std::vector<std::string>& arguments, int socket) {
+// Starts a program that inherits nothing but `socket` and, where it is none of -1, `disk`, and that dies with this
+// thread.
+Result<pid_t> StartWithSocket(const std::string& program, const std::vector<std::string>& arguments, int socket,
+                              int disk) {
   const pid_t parent = ::getpid();
   // Between fork and exec: only async-signal-safe calls.
-  const auto before_exec = [parent, socket](auto& /*executor*/) {
+  const auto before_exec = [parent, socket, disk](auto& /*executor*/) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(127);
     ::signal(SIGINT, SIG_IGN);
     ::signal(SIGHUP, SIG_IGN);
     ::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
     ::fcntl(socket, F_SETFD, 0);
+    if (disk >= 0) ::fcntl(disk, F_SETFD, 0);
   };
   std::error_code error;
   process::child child(process::exe = program, process::args = arguments,
@@ -59,6 +62,8 @@ Result<pid_t> StartWithSocket(const std::string& program, const std::vector<std:
   child.detach();
   return pid;
 }
+
+std::string DiskArgument(int disk) { return disk < 0 ? "-" : std::to_string(disk); }
 
 // As we see it from outside a zone (proc(5), task/<tid>/children).
 std::optional<pid_t> FirstChild(pid_t parent) {
@@ -101,9 +106,9 @@ Result<std::unique_ptr<Fleet>> Fleet::Start(FleetOptions options) {
   auto pair = Channel::CreatePair();
   if (!pair) return Fail(std::move(pair.error()));
   auto& [ours, theirs] = *pair;
-  std::vector<std::string> arguments = {"zygote", std::to_string(theirs.get())};
+  std::vector<std::string> arguments = {"zygote", std::to_string(theirs.get()), DiskArgument(options.disk)};
   for (const auto& image : options.images) arguments.push_back(image.string());
-  auto pid = StartWithSocket(options.tenant_program.string(), arguments, theirs.get());
+  auto pid = StartWithSocket(options.tenant_program.string(), arguments, theirs.get(), options.disk);
   if (!pid) return Fail(std::move(pid.error()));
   vmm::UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.valid()) {
@@ -162,12 +167,13 @@ Result<> Fleet::AddToZone(Tenant& tenant, Channel theirs) {
   if (tenant.spawn.image >= options_.images.size()) {
     return Fail(Error::InvalidArgument("start zone", fmt::format("image {}", tenant.spawn.image)));
   }
-  std::vector<std::string> inner = {options_.tenant_program.string(), "single", std::to_string(theirs.get())};
+  std::vector<std::string> inner = {options_.tenant_program.string(), "single", std::to_string(theirs.get()),
+                                    DiskArgument(options_.disk)};
   for (const auto& image : options_.images) inner.push_back(image.string());
   auto command = zone_command_(inner, theirs.get());
   if (!command) return Fail(std::move(command.error()));
   const std::string program = command->front();
-  auto pid = StartWithSocket(program, {command->begin() + 1, command->end()}, theirs.get());
+  auto pid = StartWithSocket(program, {command->begin() + 1, command->end()}, theirs.get(), options_.disk);
   if (!pid) return Fail(std::move(pid.error()));
   tenant.zone_pid = *pid;
   ++zones_;

@@ -2,7 +2,7 @@
 if(NESTBENCH_MUTANTS)
   add_custom_target(nestbench_mutants)
   add_dependencies(nestbench_mutants bus_test devices_test kvm_test loader_test machine_test memory_test
-                                     nestbench-conformance)
+                                     virtio_test nestbench-conformance)
   # Included before every other install rule, so that nothing has been installed when it refuses.
   install(CODE "message(FATAL_ERROR \"this build holds faults on purpose (NESTBENCH_MUTANTS): it is not installed\")")
 endif()

@@ -12,6 +12,7 @@ from nestbench_reports.model import OK, Document, Measurement
 from nestbench_reports.stats import Estimate, Verdict
 
 MEDIAN = "median"
+OF = (MEDIAN, "vm/bare", "vm/floor")  # what is compared unless something else is asked for
 FDR = 0.05
 ABSENT = "absent"
 
@@ -239,7 +240,7 @@ def compare(
     current: Document,
     *,
     fdr: float = FDR,
-    of: Iterable[str] = (MEDIAN, "vm/bare", "vm/floor"),
+    of: Iterable[str] = OF,
     largest_effect: float = stats.LARGEST_EFFECT,
     wanted: Callable[[str], bool] = lambda _id: True,
 ) -> Comparison:

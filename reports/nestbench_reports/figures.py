@@ -11,6 +11,7 @@ from nestbench_reports import metrics
 from nestbench_reports.charts import Chart, Figure, Section, make_table
 from nestbench_reports.metrics import BARE, FLOOR, Metric
 from nestbench_reports.model import OK, Document, Measurement
+from nestbench_reports.others import FLOORED, OVERHEAD
 from nestbench_reports.stats import SMALLEST_EFFECT, Estimate
 from nestbench_reports.summary import COST_WORDS, label
 from nestbench_reports.text import (
@@ -54,7 +55,7 @@ def median_text(measurement: Measurement) -> str:
     return "\N{EN DASH}" if estimate is None else quantity(estimate.value, measurement.unit)
 
 
-def _forest(identifier: str, title: str, description: str, rows: Sequence[Metric], below: str) -> Figure:
+def forest(identifier: str, title: str, description: str, rows: Sequence[Metric], below: str) -> Figure:
     """Ratios with intervals, one row each, and the A/A band behind each."""
     drawn = []
     cells = []
@@ -113,7 +114,13 @@ def _family(workload: str) -> str:
 
 
 def overhead_section(ratios: Sequence[Metric]) -> Section | None:
-    rows = [metric for metric in ratios if metric.ratio_name == "vm/bare" and metric.estimate is not None]
+    rows = [
+        metric
+        for metric in ratios
+        if metric.ratio_name == "vm/bare"
+        and metric.estimate is not None
+        and metric.numerator.scenario in (OVERHEAD, *FLOORED)
+    ]
     figures: list[Figure] = []
     for identifier, title in [*((family[0], family[1]) for family in _FAMILIES), ("other", "Other work")]:
         members = [metric for metric in rows if _family(metric.numerator.workload) == identifier]
@@ -127,7 +134,7 @@ def overhead_section(ratios: Sequence[Metric]) -> Section | None:
                     " An arrow: the interval goes on beyond the axis."
                 )
             )
-            figures.append(_forest(f"overhead-{identifier}", title, description, members, BARE))
+            figures.append(forest(f"overhead-{identifier}", title, description, members, BARE))
     lead = (
         "The same program image, byte for byte, at the same address and privilege, once as a process of the host and"
         " once in a guest, in alternation on one CPU. An interval that clears the grey band is a cost; one inside it is"
@@ -208,7 +215,7 @@ def floored_section(
     compared = [metric for _, metric in measured if metric is not None and metric.estimate is not None]
     if compared:
         description = "Time through vmm-core over time without it; the grey band is A/A."
-        figures.append(_forest(f"{scenario}-floor", "Against the floor", description, compared, FLOOR))
+        figures.append(forest(f"{scenario}-floor", "Against the floor", description, compared, FLOOR))
     present = tuple(figure for figure in figures if figure is not None)
     return Section(scenario, title, lead, present) if present else None
 

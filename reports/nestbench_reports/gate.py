@@ -11,6 +11,7 @@ from nestbench_reports import metrics
 from nestbench_reports.compare import ABSENT, Comparison, Difference, compare
 from nestbench_reports.errors import PolicyError
 from nestbench_reports.experiments import CONTAINMENT
+from nestbench_reports.gate_io import judge_io
 from nestbench_reports.gate_tenants import judge_tenants
 from nestbench_reports.judgement import Judgement as Judgement
 from nestbench_reports.judgement import Outcome as Outcome
@@ -38,6 +39,8 @@ class GateResult:
     @property
     def outcome(self) -> Outcome:
         present = {judgement.outcome for judgement in self.judgements}
+        if present == {Outcome.LACKING}:
+            return Outcome.UNSUPPORTED  # nothing was required, and nothing could be checked: that is no pass
         return next((outcome for outcome in EXIT_CODES if outcome in present), Outcome.PASS)
 
     @property
@@ -202,8 +205,9 @@ def gate(policy: Policy, document: Document, baseline: Document | None = None, *
             notes.append(f"the limit `{limit.text}` matches nothing here and is not required")
         judgements += found
     of_tenants, remarks = judge_tenants(policy, document)
-    judgements += of_tenants
-    notes += remarks
+    of_io, of_disks = judge_io(policy, document, whole)
+    judgements += of_tenants + of_io
+    notes += remarks + of_disks
     comparison = None
     if baseline is not None:
         comparison, compared = _judge_baseline(policy.baseline, baseline, document)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from nestbench_reports import stats
 from nestbench_reports.experiments import CONTAINMENT, DENSITY, ISOLATION
 from nestbench_reports.model import OK, UNSUPPORTED, Document, Measurement
-from nestbench_reports.stats import Estimate
+from nestbench_reports.stats import Estimate, FloatArray
 
 BARE = "bare"
 VM = "vm"
 FLOOR = "floor"
+FIO = "fio"  # the outside reference for disks
 NESTED = ("nested", "nested_shadow")
 # Scenarios with many tenants, whose measurements are no times of one piece of work.
 EXPERIMENTAL = (DENSITY, ISOLATION, CONTAINMENT)
+# Exits for each operation can be none at all, of which no ratio can be formed: less than one in a thousand operations
+# counts as that.
+EXITS = "exits/op"
+LEAST_EXITS = 1e-3
 # When two sides are not ok, the metric takes the graver of the two.
 _GRAVITY = ("crashed", "error", "timeout", "failed", UNSUPPORTED, OK)
 
@@ -56,8 +64,19 @@ class Metric:
 def absolute(measurement: Measurement) -> Estimate | None:
     """The median in the measurement's unit, for isolation that with the aggressor; None when not ok or not positive."""
     samples = measurement.samples_of_arm("b") if measurement.is_isolation else measurement.samples_by_round
-    rounds = list(samples.values())
+    rounds = list(_comparable(measurement, samples).values())
     return stats.median(rounds) if measurement.status == OK and rounds else None
+
+
+def is_of_exits(measurement: Measurement) -> bool:
+    """Whether it counts exits: `exits/op`, `exits/packet`."""
+    return measurement.unit.startswith("exits/")
+
+
+def _comparable(measurement: Measurement, samples: Mapping[int, FloatArray]) -> Mapping[int, FloatArray]:
+    if not is_of_exits(measurement):
+        return samples
+    return {number: np.maximum(values, LEAST_EXITS) for number, values in samples.items()}
 
 
 def null_ratio(measurement: Measurement) -> Estimate | None:
@@ -67,7 +86,7 @@ def null_ratio(measurement: Measurement) -> Estimate | None:
     """
     if measurement.is_isolation:
         return None
-    first, second = measurement.samples_of_arm("a"), measurement.samples_of_arm("b")
+    first, second = (_comparable(measurement, measurement.samples_of_arm(arm)) for arm in ("a", "b"))
     common = sorted(first.keys() & second.keys())
     if measurement.status != OK or not common:
         return None
@@ -113,7 +132,7 @@ def metric(above: Measurement, below: Measurement) -> Metric:
 
 
 def denominators(document: Document, above: Measurement) -> list[Measurement]:
-    """What a measurement is divided by: `bare` of the same key, and its floor; a guest of a guest: `bare` and `vm`.
+    """What a measurement is divided by: `bare` of the same key, its floor, and `fio`; a guest of a guest: `bare`, `vm`.
 
     `bare` only where the same work is timed on both. In density, isolation and containment the substrates stand side by
     side, and what one of them shows is no cost over another.
@@ -126,6 +145,7 @@ def denominators(document: Document, above: Measurement) -> list[Measurement]:
         found = [document.by_id.get(above.floor_id or f"{above.key}/{FLOOR}")]
     if above.scenario not in EXPERIMENTAL:
         found.insert(0, document.by_id.get(f"{above.key}/{BARE}"))
+        found.append(document.by_id.get(f"{above.key}/{FIO}") if above.substrate != FIO else None)
     return [below for below in found if below is not None]
 
 

@@ -13,7 +13,7 @@ from nestbench_reports.errors import PolicyError
 from nestbench_reports.stats import Verdict
 from nestbench_reports.text import number, printable
 
-RATIOS = ("vm/bare", "vm/floor")
+RATIOS = ("vm/bare", "vm/floor", "vm/fio", "fio/bare")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Limit:
 @dataclass(frozen=True)
 class BaselineRule:
     metrics: tuple[str, ...] = ("*",)
-    of: tuple[str, ...] = (compare.MEDIAN, *RATIOS)
+    of: tuple[str, ...] = compare.OF
     fail_on: frozenset[Verdict] = frozenset({Verdict.REGRESSION})
     fail_when_missing: bool = True
     fdr: float = compare.FDR
@@ -116,6 +116,22 @@ class ContainmentRule:
 
 
 @dataclass(frozen=True)
+class IoRule:
+    """How far a disk may be from its limit (io.py): measured time of an operation over what it must take at least."""
+
+    metric: str  # glob over ids of rates: iops, bandwidth
+    max_distance: float
+    fail_beyond: bool
+    required: bool
+    fail_when_inconclusive: bool
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return printable(f"{self.metric} distance from the limit \N{LESS-THAN OR EQUAL TO} {number(self.max_distance)}")
+
+
+@dataclass(frozen=True)
 class Policy:
     name: str
     limits: tuple[Limit, ...]
@@ -124,6 +140,7 @@ class Policy:
     density: tuple[DensityRule, ...] = ()
     attribution: tuple[AttributionRule, ...] = ()
     containment: tuple[ContainmentRule, ...] = ()
+    io: tuple[IoRule, ...] = ()
 
 
 class _Table:
@@ -203,7 +220,8 @@ def _limit(values: Any, where: str) -> Limit:
     table.text("metric")
     ratio, unit = table.word("ratio", RATIOS), table.text("unit")
     if (ratio is None) == (unit is None):
-        raise table.error('give either `ratio` ("vm/bare", "vm/floor") or `unit`, the unit of a limit on the median')
+        known = ", ".join(f'"{name}"' for name in RATIOS)
+        raise table.error(f"give either `ratio` ({known}) or `unit`, the unit of a limit on the median")
     minimum, maximum = table.number("min"), table.number("max")
     if minimum is None and maximum is None:
         raise table.error("give `min`, `max` or both")
@@ -299,6 +317,23 @@ def _containment_rule(values: Any, where: str) -> ContainmentRule:
     return rule
 
 
+def _io_rule(values: Any, where: str) -> IoRule:
+    table, metric = _rule_table(values, where, "io/disk/*/vm")
+    most = table.number("max_distance")
+    if most is None:
+        raise table.error("give `max_distance`: 1.5 is half as much again as the limit")
+    rule = IoRule(
+        metric,
+        most,
+        fail_beyond=table.word("on_beyond", ("fail", "pass")) != "pass",
+        required=table.flag("required", default=True),
+        fail_when_inconclusive=table.word("on_inconclusive", ("fail", "pass")) != "pass",
+        reason=table.text("reason") or "",
+    )
+    table.finish()
+    return rule
+
+
 Rule = TypeVar("Rule")
 
 
@@ -315,7 +350,7 @@ def _baseline(values: Any, where: str) -> BaselineRule:
     verdicts = tuple(verdict.value for verdict in Verdict if verdict is not Verdict.EQUIVALENT)
     rule = BaselineRule(
         metrics=table.texts("metrics", default.metrics),
-        of=table.texts("of", default.of, default.of),
+        of=table.texts("of", default.of, (compare.MEDIAN, *RATIOS)),
         fail_on=frozenset(map(Verdict, table.texts("fail_on", tuple(v.value for v in default.fail_on), verdicts))),
         fail_when_missing=table.word("on_missing", ("fail", "pass")) != "pass",
         fdr=table.fraction("fdr", default.fdr),
@@ -344,9 +379,10 @@ def parse(text: str, name: str) -> Policy:
         density=_rules(table, name, "density", _density_rule),
         attribution=_rules(table, name, "attribution", _attribution_rule),
         containment=_rules(table, name, "containment", _containment_rule),
+        io=_rules(table, name, "io", _io_rule),
     )
     table.finish()
-    rules = (limits, policy.isolation, policy.density, policy.attribution, policy.containment)
+    rules = (limits, policy.isolation, policy.density, policy.attribution, policy.containment, policy.io)
     if not any(rules) and raw_baseline is None:
         raise PolicyError(f"{name} holds neither a [[limit]] nor a [baseline]: it would pass everything")
     return policy

@@ -82,8 +82,8 @@ def render(document: Document, judged: GateResult | str, known: Sequence[Known] 
     shown = page(document, judged, known)
     library_path = echarts_path()
     library = _check_inlinable(_read(library_path), library_path)
-    # One script: what draws many tenants, then what draws everything else and starts it all.
-    parts = [_TEMPLATES / name for name in ("tenants.js", "report.js")]
+    # One script: what draws many tenants and small plots, then what draws everything else and starts it all.
+    parts = [_TEMPLATES / name for name in ("tenants.js", "panels.js", "report.js")]
     program = "\n".join(_check_inlinable(_read(path), path) for path in parts)
     policy = "; ".join(
         [

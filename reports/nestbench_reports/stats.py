@@ -17,7 +17,7 @@ median of s uniform numbers takes, which is Beta distributed. That is exact, and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -206,11 +206,56 @@ def independent_ratio(above: Estimate, below: Estimate) -> Estimate:
     rounds, samples = min(above.rounds, below.rounds), above.samples + below.samples
     if above.log_error is None or below.log_error is None:
         return _estimate(log_value, None, 0.0, rounds, samples)
-    variances = above.log_error**2, below.log_error**2
-    error = math.sqrt(sum(variances))
-    spread = variances[0] ** 2 / above.freedom + variances[1] ** 2 / below.freedom
-    freedom = error**4 / spread if spread > 0 else above.freedom + below.freedom
-    return _estimate(log_value, error, max(1.0, freedom), rounds, samples)
+    error, freedom = _sum_of_errors(((above.log_error, above.freedom), (below.log_error, below.freedom)))
+    return _estimate(log_value, error, freedom, rounds, samples)
+
+
+def _sum_of_errors(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(error, degrees of freedom) of a sum of independent terms, each with both; after Welch and Satterthwaite."""
+    error = math.sqrt(sum(part**2 for part, _ in parts))
+    spread = sum(part**4 / freedom for part, freedom in parts)
+    return error, max(1.0, error**4 / spread if spread > 0 else sum(freedom for _, freedom in parts))
+
+
+def paired_value(
+    formula: Callable[..., FloatArray],
+    sides: Sequence[Sequence[FloatArray]],
+    shared: Sequence[FloatArray],
+    rounds: int,
+    seed: int = SEED,
+) -> Estimate | None:
+    """The median over pairs of `formula(*sides, shared)`: what no plain ratio says, with an interval all the same.
+
+    `sides`: measured side by side, the n-th entries of all belong together and are drawn together. `shared`: measured
+    apart from them and drawn apart. `formula` works element by element. `rounds`: how many rounds the entries of
+    `sides` come from. None when a value is not positive; no interval from fewer than two rounds on either hand.
+    """
+    count = len(sides[0])
+    if any(len(side) != count for side in sides):
+        raise ValueError("paired_value needs the same pairs on every side")
+    medians = [np.array([np.median(samples) for samples in side]) for side in sides]
+    middle = np.float64(location(shared))
+    logs = _usable_logs(formula(*medians, middle))
+    if logs is None:
+        return None
+    samples = sum(map(_count, sides)) + _count(shared)
+    error, freedom = None, 0.0
+    if rounds >= 2 and len(shared) >= 2:
+        drawn = [_resampled_medians(side, seed, stream, RESAMPLES) for stream, side in enumerate(sides, start=1)]
+        of_sides = _usable_logs(formula(*drawn, middle))
+        others = resampled_locations(shared, seed + 1)
+        of_shared = _usable_logs(formula(*medians, others[:, None]))
+        if of_sides is not None and of_shared is not None:
+            parts = (
+                (_log_error(_row_medians(of_sides), count), count - 1.0),
+                (_log_error(_row_medians(of_shared), len(shared)), len(shared) - 1.0),
+            )
+            error, freedom = _sum_of_errors(parts)
+    return _estimate(float(np.median(logs)), error, freedom, rounds, samples)
+
+
+def _usable_logs(values: FloatArray) -> FloatArray | None:
+    return np.log(values) if bool(np.all(np.isfinite(values)) and np.all(values > 0)) else None
 
 
 def inverse(estimate: Estimate) -> Estimate:

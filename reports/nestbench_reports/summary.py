@@ -16,7 +16,9 @@ from nestbench_reports.gate import GateResult, Judgement, Outcome
 from nestbench_reports.metrics import Metric
 from nestbench_reports.model import OK, Document, Measurement
 from nestbench_reports.nested import print_nested
+from nestbench_reports.others import FLOORED, OVERHEAD, Other, others
 from nestbench_reports.stats import Estimate, Verdict
+from nestbench_reports.summary_io import print_io
 from nestbench_reports.summary_tenants import print_tenants
 from nestbench_reports.terminal import NARROW, TINY, WIDE, bullets, new_table, plain, print_line
 from nestbench_reports.text import bytes_text, interval, number, parameter, percent, plural, printable, quantity, ratio
@@ -42,12 +44,6 @@ _OUTCOME_STYLE = {
     Outcome.INCONCLUSIVE: "bold yellow",
 }
 MOST_IDS = 4  # that one line of what was not measured names
-# Scenarios whose times stand beside a floor, in the order they are shown.
-FLOORED = {
-    "exits": "Exits: cost of leaving the guest",
-    "lifecycle": "Life cycle of a virtual machine",
-    "hotpath": "Hot paths of the VMM library, without a guest",
-}
 
 
 def label(measurement: Measurement) -> str:
@@ -60,7 +56,7 @@ def _interval_of(estimate: Estimate | None) -> str:
     return "-" if estimate is None else interval(estimate)
 
 
-def _ladder(console: Console, rows: Sequence[Metric]) -> None:
+def _ladder(console: Console, title: str, rows: Sequence[Metric]) -> None:
     wide, narrow, tiny = console.width >= WIDE, console.width < NARROW, console.width < TINY
     columns = [("workload", "left")]
     if not narrow:
@@ -70,7 +66,7 @@ def _ladder(console: Console, rows: Sequence[Metric]) -> None:
         columns += [("A/A bare", "right"), ("A/A vm", "right")]
     if not tiny:
         columns.append(("reads as", "left"))
-    table = new_table(console, "Overhead: the same image in a guest and on the host", columns)
+    table = new_table(console, title, columns)
     for metric in rows:
         assert metric.estimate is not None
         cells = [plain(label(metric.numerator))]
@@ -119,6 +115,23 @@ def _floors(console: Console, title: str, rows: Sequence[tuple[Measurement, Metr
     console.print(table)
 
 
+def _other(console: Console, other: Other) -> None:
+    """A scenario without tables of its own."""
+    if other.ratios:
+        _ladder(console, f"{other.title}: in a guest and on the host", other.ratios)
+    if other.alone:
+        columns = [("operation", "left"), ("where", "left"), ("median", "right")]
+        if console.width >= TINY:
+            columns.append(("A/A", "right"))
+        table = new_table(console, f"{other.title}: single values", columns)
+        for entry in other.alone:
+            cells = [plain(label(entry)), plain(entry.substrate), plain(_median(entry), "bold")]
+            if console.width >= TINY:
+                cells.append(plain(_interval_of(metrics.null_ratio(entry)), "dim"))
+            table.add_row(*cells)
+        console.print(table)
+
+
 def _floor_rows(document: Document, ratios: Sequence[Metric], scenario: str) -> list[tuple[Measurement, Metric | None]]:
     by_id = {metric.numerator.id: metric for metric in ratios if metric.ratio_name.endswith("/floor")}
     return [
@@ -157,15 +170,24 @@ def print_summary(console: Console, document: Document, verdict: str, verdict_st
         print_line(console, "The run was interrupted; this is what it finished.", "yellow")
     console.print()
     ratios = metrics.metrics(document)
-    overhead = [metric for metric in ratios if metric.ratio_name == "vm/bare" and metric.estimate is not None]
+    overhead = [
+        metric
+        for metric in ratios
+        if metric.ratio_name == "vm/bare"
+        and metric.estimate is not None
+        and metric.numerator.scenario in (OVERHEAD, *FLOORED)
+    ]
     if overhead:
-        _ladder(console, overhead)
+        _ladder(console, "Overhead: the same image in a guest and on the host", overhead)
     for scenario, title in FLOORED.items():
         rows = _floor_rows(document, ratios, scenario)
         if rows:
             _floors(console, title, rows)
     print_nested(console, document, ratios)
     print_costs(console, document)
+    print_io(console, document, ratios)
+    for other in others(document, ratios):
+        _other(console, other)
     print_tenants(console, document)
     if (line := null_line(document)) is not None:
         print_line(console, line)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from nestbench_reports import containment, density, isolation, metrics
+from nestbench_reports import containment, density, figures_io, isolation, metrics
 from nestbench_reports import tenant_text as say
 from nestbench_reports.charts import Cells, Section, Table, make_table
 from nestbench_reports.figures import (
@@ -25,7 +25,9 @@ from nestbench_reports.counted import costs_section
 from nestbench_reports.figures_conformance import conformance_section
 from nestbench_reports.figures_containment import containment_section
 from nestbench_reports.figures_density import density_section
+from nestbench_reports.figures_io import io_sections
 from nestbench_reports.figures_isolation import attribution_section, isolation_section
+from nestbench_reports.figures_other import other_sections
 from nestbench_reports.gate import GateResult, Outcome
 from nestbench_reports.judgement import HARMLESS
 from nestbench_reports.metrics import Metric
@@ -120,6 +122,11 @@ def _tile_time(document: Document, ratios: Sequence[Metric], prefix: str, title:
     if floor is not None and floor.estimate is not None:
         note += f"; {ratio(floor.estimate.value)}\N{MULTIPLICATION SIGN} of raw ioctls"
     return Tile(title, median_text(entry).partition("/")[0], printable(note))
+
+
+def _tile_io(document: Document, ratios: Sequence[Metric]) -> Tile | None:
+    found = figures_io.tile(document, ratios)
+    return None if found is None else Tile(*found)
 
 
 def _tile_density(document: Document) -> Tile | None:
@@ -331,6 +338,8 @@ def page(document: Document, judged: GateResult | str, known: Sequence[Known]) -
         costs_section(document),
         latency_section(document),
         bandwidth_section(document),
+        *io_sections(document, ratios),
+        *other_sections(document, ratios),
         density_section(document),
         isolation_section(document, matrix),
         attribution_section(document),
@@ -343,6 +352,7 @@ def page(document: Document, judged: GateResult | str, known: Sequence[Known]) -
         _tile_memory(ratios),
         _tile_time(document, ratios, "exits/doorbell_pio", "Exit by port I/O"),
         _tile_time(document, ratios, "lifecycle/cold_start", "Cold start"),
+        _tile_io(document, ratios),
         _tile_density(document),
         _tile_isolation(matrix),
         _tile_containment(document),

@@ -108,9 +108,64 @@ def bus_seeds() -> dict[str, bytes]:
     }
 
 
+def bzimage(version: int = 0x20F, flags: int = 1, setup_sectors: int = 1, load: int = 0x100_0000, paragraphs: int = 64,
+            init_size: int = 0x10_0000) -> bytes:
+    """A boot protocol header (kernel document "The Linux/x86 Boot Protocol") and a kernel of zeroes behind it."""
+    image = bytearray((setup_sectors + 1) * 512 + 1024)
+    for offset, form, value in (
+        (0x1F1, "<B", setup_sectors), (0x1F4, "<I", paragraphs), (0x1FE, "<H", 0xAA55), (0x202, "<4s", b"HdrS"),
+        (0x206, "<H", version), (0x22C, "<I", 0x7FFF_FFFF), (0x234, "<B", 1), (0x236, "<H", flags),
+        (0x238, "<I", 2047), (0x258, "<Q", load), (0x260, "<I", init_size),
+    ):  # fmt: skip
+        struct.pack_into(form, image, offset, value)
+    return bytes(image)
+
+
+def linux_seeds() -> dict[str, bytes]:
+    base = 0x100_0000
+
+    def entry(address: int) -> Program:
+        return Program(PT_NOTE, PF_R, 0, note(b"Xen\0", 18, struct.pack("<I", address), 4), 0, 4)
+
+    text = Program(PT_LOAD, PF_R | PF_X, base, b"\xc3" * 16, 0x1000)
+    data = Program(PT_LOAD, PF_R | PF_W, base + 0x1000, b"data", 0x2000)
+    return {
+        "bzimage": bzimage(),
+        "old-protocol": bzimage(version=0x206),
+        "cut-off": bzimage(paragraphs=0xFFFF),
+        "too-high": bzimage(load=2**64 - 4096),
+        "too-large": bzimage(init_size=0xFFFF_FFFF),
+        "vmlinux": elf([text, data, entry(base)]),
+        "no-entry": elf([text]),
+        "entry-outside": elf([text, entry(base + 0x1000)]),
+        "load-too-low": elf([text._replace(address=0x1000), entry(base)]),
+    }
+
+
+# Steps of fuzz_pc_ports.cc: the first byte modulo 3 says which device; 0x80 writes, 0x40 takes any offset.
+def pc_ports_seeds() -> dict[str, bytes]:
+    def access(device: int, offset: int, width: int, content: bytes = b"") -> bytes:
+        return bytes([device | (0x80 if content else 0), offset, width - 1]) + content
+
+    clock, keyboard, power = 0x81, 0x82, 0x80  # with the bit for writes: 129, 130, 128 modulo 3 are 0, 1, 2
+    write = {"clock": clock, "keyboard": keyboard, "power": power}
+    read = {"clock": 0, "keyboard": 1, "power": 2}
+    times = b"".join(access(write["clock"], 0, 1, bytes([i])) + access(read["clock"], 1, 1) for i in (0, 2, 4, 7, 8, 9))
+    return {
+        "time": times,
+        "ram": access(write["clock"], 0, 1, b"\x40") + access(write["clock"], 1, 1, b"\x5a")
+        + access(read["clock"], 1, 1),
+        "reset": access(write["keyboard"], 4, 1, b"\xfe") + access(read["keyboard"], 4, 1),
+        "off": access(write["power"], 4, 2, struct.pack("<H", 5 << 10 | 1 << 13)) + access(read["power"], 4, 2),
+        "timer": access(read["power"], 8, 4) + access(read["power"], 8, 2),
+        "widths": access(read["clock"], 0, 1) + access(read["clock"], 1, 8) + access(read["keyboard"], 1, 2),
+    }
+
+
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "corpus"
-    for target, seeds in {"fuzz_elf_loader": elf_seeds(), "fuzz_bus": bus_seeds()}.items():
+    for target, seeds in {"fuzz_elf_loader": elf_seeds(), "fuzz_bus": bus_seeds(), "fuzz_linux_loader": linux_seeds(),
+                          "fuzz_pc_ports": pc_ports_seeds()}.items():
         (folder / target).mkdir(parents=True, exist_ok=True)
         for name, content in seeds.items():
             (folder / target / name).write_bytes(content)

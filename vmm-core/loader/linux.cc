@@ -47,7 +47,7 @@ Result<LinuxImage> ParseBzImage(std::span<const std::byte> file, const setup_hea
                                                     std::uint64_t{header.syssize} * 16, kernel.size())));
   }
   const std::uint64_t load = header.pref_address;
-  const std::uint64_t needed = std::max<std::uint64_t>(header.init_size, kernel.size());
+  const std::uint64_t needed = std::max(std::uint64_t{header.init_size}, std::uint64_t{kernel.size()});
   if (load < kLowestLoad || load >= kMaxEnd || needed > kMaxEnd - load) {
     return Fail(Error::Malformed(kWhat, fmt::format("it wants {:#x} bytes at {:#x}", needed, load)));
   }
@@ -58,7 +58,7 @@ Result<LinuxImage> ParseBzImage(std::span<const std::byte> file, const setup_hea
   image.range = {GuestPhysAddr(load), needed};
   image.header = header;
   image.initrd_max = header.initrd_addr_max;
-  image.command_line_max_bytes = std::min<std::uint32_t>(header.cmdline_size, 0xFFFF);
+  image.command_line_max_bytes = std::min(std::uint32_t{header.cmdline_size}, std::uint32_t{0xFFFF});
   return image;
 }
 

@@ -124,7 +124,7 @@ Result<GuestPhysAddr> WriteInitramfs(const GuestMemory& memory, const LinuxBoot&
   if (boot.initramfs.empty()) return GuestPhysAddr(0);
   const std::uint64_t end = std::min(boot.low_bytes, boot.image->initrd_max + 1);
   const std::uint64_t kernel_end = boot.image->range.start.value() + boot.image->range.size_bytes;
-  if (end < kernel_end || boot.initramfs.size() > end - kernel_end - abi::kPageBytes) {
+  if (end < kernel_end + abi::kPageBytes || boot.initramfs.size() > end - kernel_end - abi::kPageBytes) {
     return Fail(Error::InvalidArgument(
         "load initramfs",
         fmt::format("its {} bytes do not fit behind the kernel, which needs memory up to {:#x}, below "

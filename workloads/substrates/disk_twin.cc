@@ -38,16 +38,15 @@ class UringEngine {
         return Fail(std::move(stamped.error()));
       }
     } else {
-      const int direct = disk.kind == DiskKind::kDirect ? O_DIRECT : 0;
-      engine->fd_ = UniqueFd(::open(disk.path.c_str(), O_RDWR | O_CLOEXEC | O_NOCTTY | direct));
-      if (!engine->fd_.valid()) {
-        if (errno == EINVAL && direct != 0) {
-          return Fail(Error::Unsupported("open", disk.path + ": its file system has no O_DIRECT"));
-        }
-        return Fail(Error::System("open", errno, disk.path));
-      }
+      auto fd = OpenDisk(disk);
+      if (!fd) return Fail(std::move(fd.error()));
+      engine->fd_ = std::move(*fd);
     }
-    if (const int bad = ::io_uring_queue_init(2 * payload::kDiskMaxDepth, &engine->ring_, 0); bad != 0) {
+    // A completion that was put off interrupts nobody: peeking fetches it. Kernels before 5.19 do not know that.
+    constexpr unsigned kCooperative = IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+    int bad = ::io_uring_queue_init(2 * payload::kDiskMaxDepth, &engine->ring_, kCooperative);
+    if (bad == -EINVAL) bad = ::io_uring_queue_init(2 * payload::kDiskMaxDepth, &engine->ring_, 0);
+    if (bad != 0) {
       return Fail(Error::System("io_uring_setup", -bad, "is io_uring forbidden here (kernel.io_uring_disabled)?"));
     }
     engine->has_ring_ = true;

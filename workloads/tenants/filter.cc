@@ -1,6 +1,7 @@
 #include "filter.h"
 
 #include <fmt/format.h>
+#include <sched.h>
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -35,27 +36,28 @@ using vmm::Fail;
     SCMP_SYS(lseek),
 };
 [[maybe_unused]] constexpr int kAllowedWithProcesses[] = {
-    SCMP_SYS(clone),
-    SCMP_SYS(clone3),
-    SCMP_SYS(fork),
-    SCMP_SYS(vfork),
-    SCMP_SYS(wait4),
-    SCMP_SYS(kill),
+    SCMP_SYS(fork),    SCMP_SYS(vfork),           SCMP_SYS(wait4),     SCMP_SYS(kill),  SCMP_SYS(waitid),
+    SCMP_SYS(getppid), SCMP_SYS(set_tid_address), SCMP_SYS(prlimit64), SCMP_SYS(pause),
+};
+// Of a process that starts threads or processes; which of the two, clone's flags say.
+[[maybe_unused]] constexpr int kAllowedWithThreads[] = {
     SCMP_SYS(prctl),
     SCMP_SYS(rseq),
     SCMP_SYS(set_robust_list),
-    SCMP_SYS(waitid),
-    SCMP_SYS(getppid),
-    SCMP_SYS(set_tid_address),
     SCMP_SYS(sched_getaffinity),
-    SCMP_SYS(prlimit64),
-    SCMP_SYS(pause),
+};
+[[maybe_unused]] constexpr int kCloning[] = {SCMP_SYS(clone), SCMP_SYS(clone3)};
+// The thread of a device waits for doorbells and for I/O, and the vCPU for the device.
+[[maybe_unused]] constexpr int kAllowedWithDevices[] = {
+    SCMP_SYS(io_uring_enter), SCMP_SYS(epoll_create1), SCMP_SYS(epoll_ctl),
+    SCMP_SYS(epoll_wait),     SCMP_SYS(poll),          SCMP_SYS(sched_setaffinity),
 };
 
 // For the zygote's own work and for what comes before the guest runs.
 [[maybe_unused]] constexpr int kAllowedInSetUp[] = {
-    SCMP_SYS(poll),      SCMP_SYS(sched_setaffinity), SCMP_SYS(signalfd4), SCMP_SYS(fcntl),
-    SCMP_SYS(ftruncate), SCMP_SYS(memfd_create),      SCMP_SYS(seccomp),
+    SCMP_SYS(signalfd4),         SCMP_SYS(fcntl),   SCMP_SYS(ftruncate),
+    SCMP_SYS(memfd_create),      SCMP_SYS(seccomp), SCMP_SYS(io_uring_setup),
+    SCMP_SYS(io_uring_register), SCMP_SYS(statx),   SCMP_SYS(pwrite64),
 };
 
 #ifndef NESTBENCH_SANITIZED
@@ -85,25 +87,41 @@ vmm::Result<> AddRules(scmp_filter_ctx filter, std::uint32_t action, std::span<c
 
 #ifdef NESTBENCH_SANITIZED
 vmm::Result<SystemCallFilter> SystemCallFilter::CompileOuter() { return SystemCallFilter({}); }
-vmm::Result<SystemCallFilter> SystemCallFilter::CompileAfterSetUp(bool /*may_fork*/) { return SystemCallFilter({}); }
+vmm::Result<SystemCallFilter> SystemCallFilter::CompileAfterSetUp(TenantMay /*may*/) { return SystemCallFilter({}); }
 vmm::Result<> SystemCallFilter::Load() const { return {}; }
 #else
 vmm::Result<SystemCallFilter> SystemCallFilter::CompileOuter() {
   auto context = CreateContext(SCMP_ACT_KILL_PROCESS);
   if (!context) return Fail(std::move(context.error()));
-  for (const std::span<const int> calls : {std::span<const int>(kAllowed), std::span<const int>(kAllowedWithProcesses),
-                                           std::span<const int>(kAllowedInSetUp)}) {
+  for (const std::span<const int> calls :
+       {std::span<const int>(kAllowed), std::span<const int>(kAllowedWithProcesses),
+        std::span<const int>(kAllowedWithThreads), std::span<const int>(kCloning),
+        std::span<const int>(kAllowedWithDevices), std::span<const int>(kAllowedInSetUp)}) {
     if (auto added = AddRules(context->get(), SCMP_ACT_ALLOW, calls); !added) return Fail(std::move(added.error()));
   }
   return Export(context->get());
 }
 
-vmm::Result<SystemCallFilter> SystemCallFilter::CompileAfterSetUp(bool may_fork) {
+vmm::Result<SystemCallFilter> SystemCallFilter::CompileAfterSetUp(TenantMay may) {
   auto context = CreateContext(SCMP_ACT_ALLOW);
   if (!context) return Fail(std::move(context.error()));
+  const bool may_fork = may == TenantMay::kFork;
+  const bool has_devices = may == TenantMay::kDriveDevices;
   auto added = AddRules(context->get(), SCMP_ACT_KILL_PROCESS, kAllowedInSetUp);
   if (added && !may_fork) added = AddRules(context->get(), SCMP_ACT_KILL_PROCESS, kAllowedWithProcesses);
+  if (added && !may_fork && !has_devices) added = AddRules(context->get(), SCMP_ACT_KILL_PROCESS, kAllowedWithThreads);
+  if (added && !may_fork && !has_devices) added = AddRules(context->get(), SCMP_ACT_KILL_PROCESS, kCloning);
+  if (added && !has_devices) added = AddRules(context->get(), SCMP_ACT_KILL_PROCESS, kAllowedWithDevices);
   if (!added) return Fail(std::move(added.error()));
+  if (has_devices) {
+    // A thread, and no process. clone3 hides its flags from a filter: the C library then falls back on clone.
+    int result = seccomp_rule_add(context->get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+    if (result == 0) {
+      result = seccomp_rule_add(context->get(), SCMP_ACT_KILL_PROCESS, SCMP_SYS(clone), 1,
+                                SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
+    }
+    if (result != 0) return Fail(Error::System("seccomp_rule_add", -result, "clone"));
+  }
   return Export(context->get());
 }
 

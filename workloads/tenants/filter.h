@@ -3,11 +3,19 @@
 
 #include <linux/filter.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "nestbench/vmm/base/error.h"
 
 namespace nestbench::tenants {
+
+// What a tenant does besides running its guest once that is set up.
+enum class TenantMay : std::uint8_t {
+  kNothingMore,
+  kFork,          // processes and threads, for the tenants that test what becomes of those
+  kDriveDevices,  // threads, and the I/O of the devices of its guest
+};
 
 // A compiled filter. What it forbids kills the process with SIGSYS. A process ends up with two: the kernel takes long
 // to load a list of all that is allowed, so the zygote does that once; a short one of what goes is loaded by each
@@ -18,8 +26,7 @@ class SystemCallFilter {
   static vmm::Result<SystemCallFilter> CompileOuter();
 
   // Forbids what a tenant does not need once its guest is set up, and allows everything else: for on top of the outer.
-  // `may_fork`: keeps processes and threads, for the tenants that test what becomes of those.
-  static vmm::Result<SystemCallFilter> CompileAfterSetUp(bool may_fork);
+  static vmm::Result<SystemCallFilter> CompileAfterSetUp(TenantMay may);
 
   // From here on; no way back. Needs PR_SET_NO_NEW_PRIVS, which it sets.
   [[nodiscard]] vmm::Result<> Load() const;

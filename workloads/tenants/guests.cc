@@ -35,7 +35,8 @@ substrates::FlatOptions FlatOptionsOf(const Inheritance& inheritance) {
 using vmm::Error;
 using vmm::Fail;
 
-vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritance& inheritance, const Spawn& spawn) {
+vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritance& inheritance, const Spawn& spawn,
+                                                                std::shared_ptr<substrates::DiskFaults> disk_faults) {
   if (spawn.image >= inheritance.images.size()) {
     return Fail(Error::InvalidArgument("create guest", fmt::format("image {} was not loaded", spawn.image)));
   }
@@ -55,6 +56,16 @@ vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritanc
   options.cpuid = inheritance.cpuid ? &*inheritance.cpuid : nullptr;
   options.statistics = spawn.heartbeat_ms != 0;  // one that says nothing is asked nothing
   options.attach_event = spawn.attach_event != 0;
+  if (spawn.has_disk != 0) {
+    if (!inheritance.disk.valid()) return Fail(Error::Unsupported("create guest", "there is no disk for it"));
+    options.disk = {.kind = inheritance.disk_is_direct ? substrates::DiskKind::kDirect : substrates::DiskKind::kCached,
+                    .path = "the disk of the tenants",
+                    .fd = inheritance.disk.get(),
+                    .size_bytes = inheritance.disk_bytes,
+                    .io_cpu = spawn.io_cpu,
+                    .faults = std::move(disk_faults)};
+    if (spawn.kind == TenantKind::kBare) return substrates::CreateDiskTwin(options);
+  }
   return spawn.kind == TenantKind::kBare ? substrates::CreateBare(options) : substrates::CreateVm(options);
 }
 

@@ -11,7 +11,8 @@
 
 namespace nestbench::tenants {
 
-vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritance& inheritance, const Spawn& spawn);
+vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritance& inheritance, const Spawn& spawn,
+                                                                std::shared_ptr<substrates::DiskFaults> disk_faults);
 
 // A guest whose next command is the fault `inject.fault` (from kFirstGuestFault on).
 vmm::Result<std::unique_ptr<substrates::Substrate>> CreateFaultyGuest(const Inheritance& inheritance,

@@ -1,6 +1,7 @@
 // nestbench-tenant: a guest, zone or process of an experiment with many. Started by nestbench; not meant to be typed.
-//   nestbench-tenant zygote FD IMAGE...   forks a tenant for each Spawn message on the socket FD
-//   nestbench-tenant single FD IMAGE...   is the tenant of the first Spawn message itself (in a zone)
+//   nestbench-tenant zygote FD DISK IMAGE...   forks a tenant for each Spawn message on the socket FD
+//   nestbench-tenant single FD DISK IMAGE...   is the tenant of the first Spawn message itself (in a zone)
+// DISK: a descriptor of the file that is the disk of those tenants that have one, open with O_DIRECT or not; `-`: none.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
@@ -8,6 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -41,9 +43,26 @@ Result<int> ParseSocket(std::string_view text) {
   return fd;
 }
 
+Result<void> TakeDisk(std::string_view text, Inheritance& inheritance) {
+  if (text == "-") return {};
+  int fd = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), fd);
+  struct stat info {};
+  if (error != std::errc() || end != text.data() + text.size() || fd < 0 || ::fstat(fd, &info) != 0) {
+    return Fail(Error::InvalidArgument("start tenant", fmt::format("`{}` is no disk; run nestbench", text)));
+  }
+  const int flags = ::fcntl(fd, F_GETFL);
+  ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+  inheritance.disk = vmm::UniqueFd(fd);
+  inheritance.disk_bytes = static_cast<std::uint64_t>(info.st_size);
+  inheritance.disk_is_direct = flags >= 0 && (flags & O_DIRECT) != 0;
+  return {};
+}
+
 Result<Inheritance> Prepare(int argc, char** argv) {
   Inheritance inheritance;
-  for (int i = 3; i < argc; ++i) {
+  if (auto taken = TakeDisk(argv[3], inheritance); !taken) return Fail(std::move(taken.error()));
+  for (int i = 4; i < argc; ++i) {
     auto image = vmm::LoadedFile::Read(argv[i], vmm::kMaxImageFileBytes);
     if (!image) return Fail(std::move(image.error()));
     auto parsed = vmm::UserMachine::Parse(image->bytes());
@@ -57,18 +76,23 @@ Result<Inheritance> Prepare(int argc, char** argv) {
     inheritance.device_reason = device.error().ToString();
   }
   inheritance.full_disk = vmm::UniqueFd(::open("/dev/full", O_WRONLY | O_CLOEXEC));
-  for (const bool may_fork : {false, true}) {
-    auto filter = SystemCallFilter::CompileAfterSetUp(may_fork);
+  const std::pair<TenantMay, std::optional<SystemCallFilter>*> filters[] = {
+      {TenantMay::kNothingMore, &inheritance.filter},
+      {TenantMay::kFork, &inheritance.forking_filter},
+      {TenantMay::kDriveDevices, &inheritance.device_filter}};
+  for (const auto& [may, place] : filters) {
+    auto filter = SystemCallFilter::CompileAfterSetUp(may);
     if (!filter) return Fail(std::move(filter.error()));
-    (may_fork ? inheritance.forking_filter : inheritance.filter).emplace(std::move(*filter));
+    place->emplace(std::move(*filter));
   }
   auto outer = SystemCallFilter::CompileOuter();
   if (!outer) return Fail(std::move(outer.error()));
   // Inherited by every tenant, so that none has to do it.
   ::prctl(PR_SET_TIMERSLACK, 1);
-  for (const auto resource : {RLIMIT_CORE, RLIMIT_FSIZE}) {
-    const rlimit none = {0, 0};
-    if (::setrlimit(resource, &none) != 0) return Fail(Error::System("setrlimit", errno));
+  for (const auto& [resource, most] :
+       {std::pair(RLIMIT_CORE, rlim_t{0}), std::pair(RLIMIT_FSIZE, rlim_t{inheritance.disk_bytes})}) {
+    const rlimit limit = {most, most};
+    if (::setrlimit(resource, &limit) != 0) return Fail(Error::System("setrlimit", errno));
   }
   if (auto installed = InstallLastWords(); !installed) return Fail(std::move(installed.error()));
   if (auto loaded = outer->Load(); !loaded) return Fail(std::move(loaded.error()));
@@ -89,7 +113,7 @@ int ServeAsSingle(const Inheritance& inheritance, Channel channel) {
 
 int Main(int argc, char** argv) {
   const std::string_view mode = argc > 1 ? argv[1] : "";
-  if (argc < 3 || (mode != "zygote" && mode != "single")) {
+  if (argc < 4 || (mode != "zygote" && mode != "single")) {
     fmt::print(stderr, "nestbench-tenant is started by nestbench; run nestbench\n");
     return 2;
   }

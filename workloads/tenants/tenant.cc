@@ -59,7 +59,8 @@ class Tenant {
     if (auto done = Confine(); !done) return GiveUp(FaultClass::kHostResource, done.error());
     if (spawn_.starts_itself == 0 && !WaitForStart()) return 0;
     const std::uint64_t begin_ns = NowNs();
-    auto guest = CreateGuest(inheritance_, spawn_);
+    if (spawn_.has_disk != 0) disk_faults_ = std::make_shared<substrates::DiskFaults>();
+    auto guest = CreateGuest(inheritance_, spawn_, disk_faults_);
     if (!guest) return GiveUp(ClassOf(guest.error()), guest.error());
     guest_ = std::move(*guest);
     auto first = Command(abi::Command::kNone, 1, kSetUpLimitNs);
@@ -99,6 +100,9 @@ class Tenant {
       if (::setrlimit(resource, &both) != 0) return Fail(Error::System("setrlimit", errno));
       return {};
     };
+    if (spawn_.has_disk == 0) {
+      if (auto done = limit(RLIMIT_FSIZE, 0); !done) return done;
+    }
     if (spawn_.max_files != 0) {
       if (auto done = limit(RLIMIT_NOFILE, spawn_.max_files); !done) return done;
     }
@@ -117,7 +121,9 @@ class Tenant {
   }
 
   Result<> LoadFilter() const {
-    const auto& filter = spawn_.may_fork != 0 ? inheritance_.forking_filter : inheritance_.filter;
+    const auto& filter = spawn_.may_fork != 0   ? inheritance_.forking_filter
+                         : spawn_.has_disk != 0 ? inheritance_.device_filter
+                                                : inheritance_.filter;
     return filter ? filter->Load() : Result<>{};
   }
 
@@ -484,6 +490,7 @@ class Tenant {
   void InjectFault(const Inject& inject) {
     LogLine(fmt::format("inject fault {}", inject.fault));
     pulse_.state = TenantState::kFaulty;
+    if (const int error = DiskErrorOf(inject.fault); error != 0) return BreakDisk(error);
     if (inject.fault < kFirstGuestFault) {
       auto ended = CommitVmmFault(inject, inheritance_);
       exit_code_ = Die({ended.fault_class, std::move(ended.cause), std::move(ended.evidence), ended.error_number});
@@ -506,9 +513,36 @@ class Tenant {
     load_.activity = Activity::kNone;
   }
 
+  static int DiskErrorOf(std::uint32_t fault) {
+    if (fault == static_cast<std::uint32_t>(VmmFault::kDiskInputOutput)) return EIO;
+    return fault == static_cast<std::uint32_t>(VmmFault::kDiskNoSpace) ? ENOSPC : 0;
+  }
+
+  // The disk fails from here on: the next request of the guest must come back with an error, and nothing else may go
+  // wrong.
+  void BreakDisk(int error_number) {
+    const auto die = [this](FaultClass fault_class, std::string cause, std::string evidence, int error) {
+      exit_code_ = Die({fault_class, std::move(cause), std::move(evidence), error});
+    };
+    if (disk_faults_ == nullptr || spawn_.kind == TenantKind::kBare) {
+      return die(FaultClass::kUnsupported, "it has no disk that could fail", {}, 0);
+    }
+    disk_faults_->error_number.store(error_number);
+    const std::uint64_t limit_ns = load_.request_limit_ns == 0 ? kSetUpLimitNs : load_.request_limit_ns;
+    auto answer = Command(abi::Command::kRun, std::max<std::uint64_t>(load_.iterations, 1), limit_ns);
+    const std::uint64_t failed = disk_faults_->failed_requests.load();
+    const std::string evidence =
+        fmt::format("{} requests ended with {}; the guest said: {}", failed, ::strerrorname_np(error_number),
+                    answer ? "all is well" : answer.error().cause);
+    if (answer || failed == 0) return die(FaultClass::kVmmFault, "the guest was not told", evidence, 0);
+    if (answer.error().fault_class == FaultClass::kHang) return die(FaultClass::kHang, "hang", evidence, 0);
+    die(FaultClass::kHostResource, "disk failed", evidence, error_number);
+  }
+
   const Inheritance& inheritance_;
   Spawn spawn_;
   Channel channel_;
+  std::shared_ptr<substrates::DiskFaults> disk_faults_;
   std::unique_ptr<Substrate> guest_;
   ReceivedMessage message_;
   std::uint64_t sequence_ = 0;

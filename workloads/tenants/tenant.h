@@ -25,12 +25,16 @@ struct Inheritance {
     std::optional<vmm::ElfImage> parsed;
   };
   std::vector<Image> images;
-  std::optional<vmm::KvmDevice> device;            // none where /dev/kvm cannot be opened: only kBare then
-  std::string device_reason;                       // why not
-  std::optional<vmm::CpuidPolicy> cpuid;           // that it supports: asking costs more than making a VM
-  vmm::UniqueFd full_disk;                         // /dev/full: every write to it fails with ENOSPC
+  std::optional<vmm::KvmDevice> device;   // none where /dev/kvm cannot be opened: only kBare then
+  std::string device_reason;              // why not
+  std::optional<vmm::CpuidPolicy> cpuid;  // that it supports: asking costs more than making a VM
+  vmm::UniqueFd full_disk;                // /dev/full: every write to it fails with ENOSPC
+  vmm::UniqueFd disk;                     // of those tenants that have one; invalid: none
+  std::uint64_t disk_bytes = 0;
+  bool disk_is_direct = false;                     // opened with O_DIRECT
   std::optional<SystemCallFilter> filter;          // for after a guest's set-up
   std::optional<SystemCallFilter> forking_filter;  // the same with processes
+  std::optional<SystemCallFilter> device_filter;   // the same with the threads and the I/O of devices
 };
 
 // Runs the tenant of `spawn` on this thread to its end; returns its exit code. 0: stopped as asked, or the supervisor

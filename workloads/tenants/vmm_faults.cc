@@ -92,6 +92,9 @@ VmmFaultOutcome CommitVmmFault(const Inject& inject, const Inheritance& inherita
       return ExhaustThreads();
     case VmmFault::kDiskFull:
       return FillDisk(inheritance.full_disk);
+    case VmmFault::kDiskInputOutput:  // the tenant's own: it knows the disk
+    case VmmFault::kDiskNoSpace:
+      break;
     case VmmFault::kBusyLoop:
       StopHeartbeats();
       for (volatile std::uint64_t spins = 0;;) spins = spins + 1;

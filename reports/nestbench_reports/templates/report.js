@@ -1,5 +1,6 @@
 // Draws the charts of the page from the data block. Data: nestbench_reports/view.py. No string of the data becomes HTML:
-// labels are SVG text, tooltips are built with textContent. Charts of many tenants: tenants.js, which stands before.
+// labels are SVG text, tooltips are built with textContent. Charts of many tenants: tenants.js, small plots:
+// panels.js; both stand before.
 (() => {
   const figures = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -10,9 +11,9 @@
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const theme = () => Object.fromEntries(
-    ["ink", "soft", "faint", "line", "grid", "card", "bare", "vm", "zone", "floor", "band", "fail", "accent", "part-1", "part-2", "part-3"]
+    ["ink", "soft", "faint", "line", "grid", "card", "bare", "vm", "zone", "floor", "fio", "band", "fail", "accent", "part-1", "part-2", "part-3"]
       .map((name) => [name, colour(name)]));
-  const SUBSTRATES = { bare: "circle", vm: "diamond", floor: "emptyCircle" };
+  const SUBSTRATES = { bare: "circle", vm: "diamond", floor: "emptyCircle", fio: "circle" };
   const paint = (t, substrate) => t[substrate] ?? t.accent;
 
   const tip = (title, notes) => {
@@ -209,7 +210,9 @@
     if (ticks.length < 3) ticks = decades(low, high, [1, 2, 5]);
     const layout = rowLayout(t, rows, width);
     Object.assign(layout.grid, { top: 34, right: 72 });  // the column of values
-    const substrates = ["vm", "floor"].filter((name) => rows.some((row) => row.points.some((point) => point.substrate === name && point.spread[0] !== null)));
+    const plot = width - layout.grid.left - layout.grid.right;
+    ticks = ticks.filter((tick) => layout.grid.left + plot * Math.log(tick / low) / Math.log(high / low) > textWidth(time(tick), 12) / 2);
+    const substrates = ["vm", "bare", "floor"].filter((name) => rows.some((row) => row.points.some((point) => point.substrate === name && point.spread[0] !== null)));
     const draw = (params, api) => {
       const row = rows[params.dataIndex];
       const y = api.coord([0, params.dataIndex])[1] + layout.shift;
@@ -227,9 +230,9 @@
         const [value, from, to] = point.spread;
         if (value === null) continue;
         const fill = paint(t, point.substrate);
-        const at = y + (point.substrate === "floor" ? 4 : -4);
+        const at = y + (row.points.length === 1 ? 0 : point.substrate === "vm" ? -4 : 4);
         if (from !== null && to !== null) children.push(line(x(from), at, x(to), at, fill, 2));
-        children.push(mark(SUBSTRATES[point.substrate], x(value), at, t, fill, 4.5));
+        children.push(mark(SUBSTRATES[point.substrate] ?? "circle", x(value), at, t, fill, 4.5));
       }
       children.push({ type: "text", style: { x: area.x + area.width + 8, y, text: row.text, fill: t.soft, fontSize: 12, fontFamily: colour("sans"), verticalAlign: "middle" } });
       return { type: "group", children };
@@ -239,7 +242,7 @@
       option: {
         ...base(t), grid: layout.grid, yAxis: layout.yAxis,
         xAxis: logAxis(t, low, high, ticks, time, "median time, logarithmic"),
-        legend: legend(t, substrates.map((name) => ({ name, icon: SUBSTRATES[name].replace("emptyCircle", "circle") }))),
+        legend: legend(t, substrates.map((name) => ({ name, icon: (SUBSTRATES[name] ?? "circle").replace("emptyCircle", "circle") }))),
         tooltip: tooltip(t, (params) => tip(rows[params.dataIndex].label, rows[params.dataIndex].notes)),
         series: [
           gridLines(t, ticks, "xAxis"),
@@ -334,11 +337,11 @@
     }));
     const categories = {
       type: "category", data: figure.labels.map((_, index) => index), inverse: narrow, axisTick: { show: false }, axisLine: { lineStyle: { color: t.line } },
-      axisLabel: { color: t.ink, fontSize: 12.5, interval: 0, formatter: (index) => figure.labels[index], overflow: "break", width: narrow ? 92 : Math.max(40, (width - 90) / figure.labels.length - 8) },
+      axisLabel: { color: t.ink, fontSize: 12.5, lineHeight: 15, interval: 0, formatter: (index) => figure.labels[index], overflow: "break", width: narrow ? 92 : Math.max(40, (width - 90) / figure.labels.length - 8) },
     };
     const amounts = {
       type: "value", min: 0, name: unit, nameLocation: "middle", nameGap: narrow ? 28 : 42, nameTextStyle: { color: t.faint, fontSize: 12 },
-      axisLabel: { color: t.soft, fontSize: 12 }, splitLine: { lineStyle: { color: t.grid } },
+      axisLabel: { color: t.soft, fontSize: 12, hideOverlap: true }, splitLine: { lineStyle: { color: t.grid } }, ...(narrow ? { splitNumber: 4 } : {}),
     };
     return {
       height: narrow ? figure.labels.length * (count * 18 + 14) + 96 : 340,
@@ -393,10 +396,11 @@
 
   // ---- life of the charts ----
 
-  const ofTenants = tenantCharts({
-    NARROW, base, bytes, colour, decades, digits, finite, hitArea, legend, line, logAxis, mark, paint, rowLayout, textWidth, time, tip, tooltip,
-  });
-  const kinds = { forest, costs, curve, bars, null: nulls, ...ofTenants };
+  const tools = {
+    NARROW, axisRange, base, bytes, colour, decades, digits, finite, hitArea, legend, line, logAxis, mark, paint, ratioText, ratioTicks, rowLayout, textWidth,
+    time, tip, tooltip, within,
+  };
+  const kinds = { forest, costs, curve, bars, null: nulls, ...tenantCharts(tools), ...panelCharts(tools) };
   const draw = (entry) => {
     const width = entry.element.clientWidth;
     if (width === 0) return;

@@ -8,8 +8,13 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <optional>
+#include <stdexcept>
 #include <thread>
 #include <vector>
+
+#include "nestbench/abi/latency_table.h"
+#include "nestbench/vmm/memory/memory_region.h"
 
 namespace nestbench::substrates {
 namespace {
@@ -46,7 +51,7 @@ class FakeSubstrate final : public Substrate {
   }
 
   [[nodiscard]] std::span<const std::byte> mailbox() const override { return std::as_bytes(std::span(&mailbox_, 1)); }
-  [[nodiscard]] const vmm::MemoryRegion* arena() const override { return nullptr; }
+  [[nodiscard]] const vmm::MemoryRegion* arena() const override { return arena_ ? &*arena_ : nullptr; }
   [[nodiscard]] abi::Doorbell doorbell() const override { return abi::Doorbell::kMmio; }
   [[nodiscard]] std::optional<std::uint64_t> exits() const override { return commands.size(); }
 
@@ -60,8 +65,17 @@ class FakeSubstrate final : public Substrate {
   std::vector<abi::MailboxRequest> commands;
   std::chrono::nanoseconds last_limit{};
 
+  // An arena that begins with a latency table.
+  abi::LatencyTable& MakeTable() {
+    auto region = vmm::MemoryRegion::Create({abi::GuestPhysAddr(abi::kArenaBase), abi::kLatencyTableBytes}, {});
+    if (!region) throw std::runtime_error(region.error().ToString());
+    arena_.emplace(std::move(*region));
+    return *reinterpret_cast<abi::LatencyTable*>(arena_->bytes().data());
+  }
+
  private:
   abi::Mailbox mailbox_ = {};
+  std::optional<vmm::MemoryRegion> arena_;
 };
 
 Request SampleRequest() {
@@ -140,6 +154,31 @@ TEST(MeasureTest, TakesAsManySamplesAsAskedForAndVerifiesOnceAtTheEnd) {
   EXPECT_EQ(substrate.CountOf(abi::Command::kSetUp), 1U);
   EXPECT_EQ(substrate.CountOf(abi::Command::kVerify), 1U);
   EXPECT_EQ(substrate.commands.back().command, abi::Command::kVerify);
+}
+
+TEST(MeasureTest, LatenciesAreThoseOfTheKeptSamplesAlone) {
+  FakeSubstrate substrate;
+  abi::LatencyTable& table = substrate.MakeTable();
+  Request request = SampleRequest();
+  request.latencies = true;
+  request.iterations = 1000;
+  std::uint64_t runs = 0;
+  substrate.change = [&](const auto& command, auto& /*reply*/, CallOutcome& outcome) {
+    if (command.command != abi::Command::kRun) return;
+    ++runs;
+    // Warm-up and void samples are slow; the others take a microsecond, one in a hundred of them ten.
+    const bool is_void = runs % 4 == 3;
+    if (is_void) outcome.outside_ns *= 2;
+    for (int i = 0; i < 1000; ++i) table.Record(is_void || runs < 3 ? 5'000'000 : i % 100 == 0 ? 10'000 : 1000);
+  };
+  const Answer answer = Measure(substrate, request);
+  ASSERT_EQ(answer.status, AnswerStatus::kOk) << answer.reason;
+  ASSERT_GT(answer.voided, 0U);
+  EXPECT_EQ(answer.latencies.count, 5000U);
+  EXPECT_NEAR(answer.latencies.p50_ns, 1000, 35);
+  EXPECT_NEAR(answer.latencies.p99_ns, 1000, 35);
+  EXPECT_NEAR(answer.latencies.p999_ns, 10'000, 350);
+  EXPECT_EQ(answer.latencies.max_ns, 10'000);
 }
 
 TEST(MeasureTest, AsksForWhatTheRequestSays) {

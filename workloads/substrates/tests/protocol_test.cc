@@ -26,7 +26,7 @@ Request SampleRequest() {
   request.operation = 3;
   request.parameters = {1, 2, 3, 4, 5, 6, 7, std::numeric_limits<std::uint64_t>::max()};
   request.seed = std::numeric_limits<std::uint64_t>::max();
-  request.arena_bytes = payload::kNetArenaBytes;
+  request.arena_bytes = 4096;
   request.host_page_bytes = abi::kLargePageBytes;
   request.guest_page_bytes = abi::kPageBytes;
   request.reset_arena = true;
@@ -38,6 +38,19 @@ Request SampleRequest() {
   request.deadline_ns = 1'000'000'000;
   request.tsc_hz = 2.596e9;
   request.doorbell = abi::Doorbell::kMmio;
+  request.disk = {.kind = DiskKind::kDirect,
+                  .path = "/some/disk",
+                  .size_bytes = 8192,
+                  .doorbell_exits = true,
+                  .polling = true,
+                  .io_cpu = 2};
+  return request;
+}
+
+Request SampleNetworkRequest() {
+  Request request = SampleRequest();
+  request.arena_bytes = payload::kNetArenaBytes;
+  request.disk = {};
   request.network = {.peer = NetPeer::kGuest,
                      .doorbell_exits = true,
                      .polling = true,
@@ -58,8 +71,10 @@ Answer SampleAnswer() {
   answer.clock_disagreement_max = 0.004;
   answer.counters = {1, 2, 3, 4};
   answer.huge_page_bytes = 5;
+  answer.process_cpu_ns = 7;
   answer.exits = 6;
   answer.resent = 7;
+  answer.latencies = {100, 1.5, 2.5, 3.5, 4.5};
   answer.checksum = std::numeric_limits<std::uint64_t>::max();  // more than a JSON reader's double holds
   answer.samples = {{1.5, 2.5, 1000, 0}, {1e9, 1e9 + 0.25, 1000, 64}};
   return answer;
@@ -145,6 +160,8 @@ TEST(RequestTest, SurvivesTheWay) {
   EXPECT_EQ(got->parameters, sent.parameters);
   EXPECT_EQ(got->seed, sent.seed);
   EXPECT_EQ(got->doorbell, sent.doorbell);
+  EXPECT_EQ(got->disk.kind, sent.disk.kind);
+  EXPECT_EQ(got->disk.path, sent.disk.path);
   EXPECT_EQ(got->tsc_hz, sent.tsc_hz);
 }
 
@@ -159,7 +176,7 @@ TEST(RequestTest, RefusesEveryTextThatIsNoObject) {
 TEST(RequestTest, RefusesValuesOutOfRange) {
   const std::vector<std::pair<std::string, json>> cases = {
       {"protocol", 0},
-      {"protocol", 2},
+      {"protocol", 1},
       {"protocol", 1'000'000'000'000},
       {"substrate", "zone"},
       {"substrate", ""},
@@ -188,9 +205,12 @@ TEST(RequestTest, RefusesValuesOutOfRange) {
       {"tsc_hz", -2.5e9},
       {"tsc_hz", 1e13},
       {"doorbell", "bell"},
-      {"net_peer", "zone"},
-      {"net_io_cpu", -2},
-      {"net_peer_cpu", 2'000'000'000},
+      {"disk", "tape"},
+      {"disk_bytes", 0},
+      {"disk_bytes", 4097},
+      {"disk_bytes", 1ULL << 41},
+      {"io_cpu", -2},
+      {"latencies", true},     // in an arena without room for them
       {"doorbell", "return"},  // of a guest: there is nowhere to return to
   };
   for (const auto& [key, value] : cases) {
@@ -203,12 +223,32 @@ TEST(RequestTest, RefusesValuesOutOfRange) {
   ExpectRefused(spoiled, ParseRequest, "batch_target_ns", "is 0 and so are the iterations");
 }
 
-TEST(RequestTest, RefusesANetworkBesideADiskOrWithoutRoomForItsTables) {
-  json with_disk = ToJson(SampleRequest());
+TEST(RequestTest, OfANetworkSurvivesTheWay) {
+  const Request sent = SampleNetworkRequest();
+  const auto got = ParseRequest(ToJson(sent).dump());
+  ASSERT_TRUE(got.has_value()) << got.error().ToString();
+  EXPECT_EQ(ToJson(*got), ToJson(sent));
+  EXPECT_EQ(got->network.peer, NetPeer::kGuest);
+  EXPECT_EQ(got->network.peer_cpu, 3);
+}
+
+TEST(RequestTest, RefusesNetworksThatAreNone) {
+  RefusesEachKeyMissingWrongRepeatedAndAnUnknownOne(ToJson(SampleNetworkRequest()), ParseRequest);
+  const std::vector<std::pair<std::string, json>> cases = {
+      {"net_peer", "zone"},
+      {"net_io_cpu", -2},
+      {"net_peer_cpu", 2'000'000'000},
+  };
+  for (const auto& [key, value] : cases) {
+    json spoiled = ToJson(SampleNetworkRequest());
+    spoiled[key] = value;
+    ExpectRefused(spoiled, ParseRequest, key, "is " + value.dump());
+  }
+  json with_disk = ToJson(SampleNetworkRequest());
   with_disk["disk"] = "ram";
   with_disk["disk_bytes"] = 1 << 20;
   ExpectRefused(with_disk, ParseRequest, "net_peer", "and a disk");
-  json too_small = ToJson(SampleRequest());
+  json too_small = ToJson(SampleNetworkRequest());
   too_small["arena_bytes"] = payload::kNetArenaBytes - 1;
   ExpectRefused(too_small, ParseRequest, "net_peer", "in a small arena");
 }

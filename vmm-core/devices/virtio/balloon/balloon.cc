@@ -105,6 +105,8 @@ bool Balloon::GiveBack(std::uint64_t address, std::uint64_t size_bytes) {
   const MemoryRegion* region = active_.memory->Find(abi::GuestPhysAddr(address), size_bytes);
   if (region == nullptr && !Mutated("virtio-balloon-foreign-page")) return false;
   if (region == nullptr) region = &active_.memory->regions().front();
+  // Giving a page back makes zeroes of it: where the guest may not write, it may not do that either.
+  if (region->read_only_for_guest() && !Mutated("virtio-balloon-read-only-page")) return false;
   const auto freed = region->DiscardPart(address - region->range().start.value(), size_bytes);
   const std::scoped_lock lock(mutex_);
   // Part of a huge page cannot be given back alone: the guest lost nothing, and the host gained nothing.
@@ -114,7 +116,10 @@ bool Balloon::GiveBack(std::uint64_t address, std::uint64_t size_bytes) {
 
 bool Balloon::TakePages(const Chain& chain, bool inflate) {
   // An array of 32-bit page numbers that the device reads.
-  if (chain.buffers.size() != chain.readable_count || chain.readable_bytes % sizeof(std::uint32_t) != 0) return false;
+  if (chain.buffers.size() != chain.readable_count || chain.readable_bytes % sizeof(std::uint32_t) != 0 ||
+      chain.readable_bytes > kRequestMaxPages * sizeof(std::uint32_t)) {
+    return false;
+  }
   for (std::uint64_t offset = 0; offset < chain.readable_bytes; offset += sizeof(std::uint32_t)) {
     std::uint32_t page = 0;
     CopyOut(chain.readable(), offset, std::as_writable_bytes(std::span(&page, 1)));

@@ -25,6 +25,9 @@ class Balloon final : public Function {
  public:
   static constexpr std::uint64_t kPageBytes = 4096;  // VIRTIO_BALLOON_PFN_SHIFT, whatever pages the guest uses
 
+  // Of one request to inflate or deflate; Linux gives 256. More is a fault of the queue: each costs a system call.
+  static constexpr std::uint64_t kRequestMaxPages = 4096;
+
   static Result<std::unique_ptr<Balloon>> Create();
   ~Balloon() override { Reset(); }
 

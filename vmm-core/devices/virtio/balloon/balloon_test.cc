@@ -45,6 +45,22 @@ TEST_F(BalloonTest, BreaksOnAPageThatIsNotTheGuests) {
   EXPECT_TRUE(driver_.BrokeWith(QueueFault::kBadRequest));
 }
 
+TEST_F(BalloonTest, BreaksOnAPageThatTheGuestMayNotWrite) {
+  driver_.Start();
+  *driver_.Host(TestDriver::kReadOnlyBase) = std::byte{0x33};
+  OfferPages(0, {static_cast<std::uint32_t>(TestDriver::kReadOnlyBase >> 12)});
+  EXPECT_TRUE(driver_.BrokeWith(QueueFault::kBadRequest));
+  EXPECT_EQ(*driver_.Host(TestDriver::kReadOnlyBase), std::byte{0x33});
+}
+
+TEST_F(BalloonTest, BreaksOnMorePagesThanARequestMayHave) {
+  driver_.Start();
+  OfferPages(1, std::vector<std::uint32_t>(Balloon::kRequestMaxPages));
+  ASSERT_TRUE(driver_.Await(1).came);
+  OfferPages(1, std::vector<std::uint32_t>(Balloon::kRequestMaxPages + 1));
+  EXPECT_TRUE(driver_.BrokeWith(QueueFault::kBadRequest));
+}
+
 TEST_F(BalloonTest, TellsItsTargetAndHearsTheActualSize) {
   driver_.Start();
   balloon_->SetTarget(1000);

@@ -97,7 +97,7 @@ void Block::Reset() {
   worker_.reset();
   // The kernel may still write into guest memory for requests under way: the reset waits for them.
   done_.clear();
-  disk_->Drain(done_);
+  if (!Mutated("virtio-blk-reset-does-not-wait")) disk_->Drain(done_);
   done_.clear();
   active_ = Activation();
   write_back_.store(true, std::memory_order_relaxed);
@@ -167,7 +167,8 @@ QueueFault Block::Begin(Request& request) {
   virtio_blk_outhdr header{};
   const auto header_bytes = std::as_writable_bytes(std::span(&header, 1));
   if (CopyOut(request.chain.readable(), 0, header_bytes) != sizeof(header)) return QueueFault::kBadRequest;
-  if (request.chain.writable_bytes < kStatusBytes) return QueueFault::kBadRequest;
+  const bool has_status = request.chain.writable_bytes >= kStatusBytes;
+  if (!has_status && !Mutated("virtio-blk-status-missing")) return QueueFault::kBadRequest;
   const std::uint8_t status = Prepare(request, header.type, header.sector);
   if (request.written_bytes == ~0U) return QueueFault::kNone;  // under way
   Answer(request, status, request.written_bytes);
@@ -220,12 +221,12 @@ std::uint8_t Block::PrepareTransfer(Request& request, bool is_write, std::uint64
   const bool outside =
       Mutated("virtio-blk-end-unchecked") ? sector >= capacity : sector > capacity || sectors > capacity - sector;
   if (outside) return VIRTIO_BLK_S_IOERR;
-  if (is_write && limits_.read_only) return VIRTIO_BLK_S_IOERR;
+  if (is_write && limits_.read_only && !Mutated("virtio-blk-read-only-written")) return VIRTIO_BLK_S_IOERR;
   DiskRequest& disk = request.disk;
   disk.operation = is_write ? DiskOperation::kWrite : DiskOperation::kRead;
   disk.offset_bytes = sector * kSectorBytes;
   disk.size_bytes = size;
-  disk.durable = is_write && (durable_writes_ || !write_back_.load(std::memory_order_relaxed));
+  disk.durable = is_write && WritesThrough() && !Mutated("virtio-blk-write-not-durable");
   disk.buffers.clear();
   const bool whole = is_write ? AppendPart(chain.readable(), sizeof(virtio_blk_outhdr), size, disk.buffers)
                               : AppendPart(chain.writable(), 0, size, disk.buffers);
@@ -258,6 +259,7 @@ std::uint8_t Block::PrepareRange(Request& request, bool discard) {
   disk.operation = discard ? DiskOperation::kDiscard : DiskOperation::kWriteZeroes;
   disk.offset_bytes = range.sector * kSectorBytes;
   disk.size_bytes = range.num_sectors * kSectorBytes;
+  disk.durable = !discard && WritesThrough() && !Mutated("virtio-blk-zeroes-not-durable");
   disk.may_unmap = (range.flags & kUnmap) != 0;
   disk.buffers.clear();
   request.written_bytes = ~0U;
@@ -265,12 +267,15 @@ std::uint8_t Block::PrepareRange(Request& request, bool discard) {
   return VIRTIO_BLK_S_OK;
 }
 
+// Section "Device Operation": whether a write must be on stable storage when it is answered.
+bool Block::WritesThrough() const { return durable_writes_ || !write_back_.load(std::memory_order_relaxed); }
+
 bool Block::FinishRequests() {
   done_.clear();
   disk_->Collect(done_);
   for (DiskRequest* done : done_) {
     Request& request = requests_[done->cookie];
-    const bool good = done->error_number == 0;
+    const bool good = done->error_number == 0 || Mutated("virtio-blk-error-is-ok");
     const bool reads = done->operation == DiskOperation::kRead;
     Answer(request, good ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR,
            good && reads ? static_cast<std::uint32_t>(done->size_bytes) : 0);

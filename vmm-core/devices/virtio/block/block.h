@@ -64,6 +64,7 @@ class Block final : public Function {
   [[nodiscard]] QueueFault Begin(Request& request);
   [[nodiscard]] std::uint8_t Prepare(Request& request, std::uint32_t type, std::uint64_t sector);
   [[nodiscard]] std::uint8_t PrepareTransfer(Request& request, bool is_write, std::uint64_t sector);
+  [[nodiscard]] bool WritesThrough() const;
   [[nodiscard]] std::uint8_t PrepareRange(Request& request, bool discard);
   void Answer(Request& request, std::uint8_t status, std::uint32_t written_bytes);
   void BreakQueue(std::size_t queue, QueueFault fault);

@@ -1,12 +1,15 @@
 #include "devices/virtio/block/block.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/virtio_blk.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstdlib>
 #include <fstream>
+#include <string>
 
 #include "devices/virtio/block/faulting_disk.h"
 #include "devices/virtio/block/file_disk.h"
@@ -189,6 +192,62 @@ TEST(BlockTest, AReadOnlyDiskRefusesToChange) {
   EXPECT_EQ(driver.DataAt(0), std::byte{0});
 }
 
+// Notes how each request came.
+class NotingDisk final : public Disk {
+ public:
+  struct Note {
+    DiskOperation operation;
+    bool durable;
+    bool operator==(const Note&) const = default;
+  };
+  explicit NotingDisk(std::vector<Note>& notes) : notes_(notes) {}
+  [[nodiscard]] DiskLimits limits() const override { return disk_->limits(); }
+  void Submit(DiskRequest& request) override {
+    notes_.push_back({request.operation, request.durable});
+    disk_->Submit(request);
+  }
+  void Collect(std::vector<DiskRequest*>& done) override { disk_->Collect(done); }
+  void Drain(std::vector<DiskRequest*>& done) override { disk_->Drain(done); }
+
+ private:
+  std::unique_ptr<Disk> disk_ = std::move(RamDisk::Create(1 << 20).value());
+  std::vector<Note>& notes_;
+};
+
+// Section "Device Operation": without a flush to ask for, or with the cache switched off, an answer to a write is a
+// promise; and zeroes are a write.
+TEST(BlockTest, WritesThroughWhereTheDriverCannotOrWillNotFlush) {
+  std::vector<NotingDisk::Note> notes;
+  Block block(std::make_unique<NotingDisk>(notes), {});
+  BlockDriver driver(block);
+  const auto write_all = [&] {
+    notes.clear();
+    const virtio_blk_discard_write_zeroes range{8, 8, 0};
+    ASSERT_EQ(driver.WriteSector(0, std::byte{1}), VIRTIO_BLK_S_OK);
+    std::memcpy(driver.Host(kData), &range, sizeof(range));
+    ASSERT_EQ(driver.Ask(VIRTIO_BLK_T_WRITE_ZEROES, 0, {{kData, sizeof(range), false}}), VIRTIO_BLK_S_OK);
+    ASSERT_EQ(driver.ReadSector(0), VIRTIO_BLK_S_OK);
+  };
+  const auto expected = [](bool durable) {
+    return std::vector<NotingDisk::Note>{
+        {DiskOperation::kWrite, durable}, {DiskOperation::kWriteZeroes, durable}, {DiskOperation::kRead, false}};
+  };
+  constexpr std::uint64_t kWce = offsetof(virtio_blk_config, wce);
+  const std::byte off{0};
+  driver.Start(driver.OfferedFeatures());
+  write_all();
+  EXPECT_EQ(notes, expected(false));
+  EXPECT_EQ(driver.transport().Write(VIRTIO_MMIO_CONFIG + kWce, std::span(&off, 1)), AccessStatus::kOk);
+  write_all();
+  EXPECT_EQ(notes, expected(true));
+  driver.Start(TestDriver::kDefaultFeatures);
+  write_all();
+  EXPECT_EQ(notes, expected(true));
+  driver.Start(TestDriver::kDefaultFeatures | Feature(VIRTIO_BLK_F_FLUSH));
+  write_all();
+  EXPECT_EQ(notes, expected(false));
+}
+
 TEST(BlockTest, PassesErrorsOnAndRecovers) {
   auto faulting = std::make_unique<FaultingDisk>(std::move(RamDisk::Create(1 << 20).value()));
   FaultingDisk& disk = *faulting;
@@ -218,6 +277,43 @@ TEST(BlockTest, AFileThatBecameShorterIsAnError) {
   EXPECT_EQ(driver.DataAt(0), std::byte{5});
 }
 
+// Never finishes anything by itself.
+class StuckDisk final : public Disk {
+ public:
+  [[nodiscard]] DiskLimits limits() const override { return {1 << 20, 512, false}; }
+  void Submit(DiskRequest& request) override {
+    waiting_.push_back(&request);
+    submitted.fetch_add(1);
+  }
+  void Collect(std::vector<DiskRequest*>& /*done*/) override {}
+  void Drain(std::vector<DiskRequest*>& done) override {
+    done.insert(done.end(), waiting_.begin(), waiting_.end());
+    waiting_.clear();
+    ++drains;
+  }
+  std::atomic<int> submitted{0};
+  std::atomic<int> drains{0};
+
+ private:
+  std::vector<DiskRequest*> waiting_;
+};
+
+// A kernel that is still reading into guest memory would write there after the driver took it back.
+TEST(BlockTest, AResetWaitsForIo) {
+  auto stuck = std::make_unique<StuckDisk>();
+  StuckDisk& disk = *stuck;
+  Block block(std::move(stuck), {});
+  BlockDriver driver(block);
+  driver.Start(driver.OfferedFeatures());
+  const int before = disk.drains;
+  const virtio_blk_outhdr header{VIRTIO_BLK_T_IN, 0, 0};
+  std::memcpy(driver.Host(kHeader), &header, sizeof(header));
+  driver.Offer(0, {{kHeader, sizeof(header), false}, {kData, 512, true}, {kStatus, 1, true}});
+  ASSERT_TRUE(Eventually([&] { return disk.submitted == 1; }));
+  driver.Write(VIRTIO_MMIO_STATUS, 0);
+  EXPECT_EQ(disk.drains, before + 1);
+}
+
 TEST(BlockTest, BreaksWithoutHeaderOrStatus) {
   for (const std::vector<drivers::Buffer>& bad :
        {std::vector<drivers::Buffer>{{kHeader, 15, false}, {kStatus, 1, true}},
@@ -245,6 +341,50 @@ TEST(FileDiskTest, OpensOnlyWhatIsADisk) {
   EXPECT_EQ(FileDisk::Open("/dev/null", {}).error().kind, ErrorKind::kInvalidArgument);
   const ScratchFile tiny(100);
   EXPECT_EQ(FileDisk::Open(tiny.path(), {}).error().kind, ErrorKind::kInvalidArgument);
+}
+
+// How much of `path` the kernel has not written to its device yet, as smaps counts a mapping of it.
+std::uint64_t UnwrittenKib(const std::string& path, std::span<const std::byte> mapping) {
+  // Pages count once they are mapped.
+  std::byte sum{0};
+  for (std::size_t offset = 0; offset < mapping.size(); offset += 4096) sum ^= mapping[offset];
+  volatile std::byte kept = sum;
+  (void)kept;
+  std::ifstream smaps("/proc/self/smaps");
+  const std::string name = path.substr(path.rfind('/') + 1);
+  std::uint64_t kib = 0;
+  bool inside = false;
+  for (std::string line; std::getline(smaps, line);) {
+    const auto colon = line.find(": ");
+    if (line.find(name) != std::string::npos) {
+      inside = true;
+    } else if (colon == std::string::npos) {
+      inside = false;
+    } else if (inside && line.find("_Dirty:") != std::string::npos) {
+      kib += std::stoull(line.substr(line.find_first_of("0123456789")));
+    }
+  }
+  return kib;
+}
+
+// What a killed process cannot show, because the kernel's cache survives it: a flush is an fsync.
+TEST(FileDiskTest, AFlushReachesTheDevice) {
+  constexpr std::size_t kBytes = 1 << 20;
+  const ScratchFile file(kBytes);
+  const UniqueFd fd(::open(file.path().c_str(), O_RDONLY | O_CLOEXEC));
+  void* const address = ::mmap(nullptr, kBytes, PROT_READ, MAP_SHARED, fd.get(), 0);
+  ASSERT_NE(address, MAP_FAILED);
+  const std::span mapping(static_cast<const std::byte*>(address), kBytes);
+  Block block(OpenFile(file.path(), {}), {});
+  BlockDriver driver(block);
+  driver.Start(driver.OfferedFeatures());
+  ASSERT_EQ(driver.WriteSector(0, std::byte{5}, 65536), VIRTIO_BLK_S_OK);
+  const std::uint64_t written = UnwrittenKib(file.path(), mapping);
+  ASSERT_EQ(driver.Ask(VIRTIO_BLK_T_FLUSH, 0, {}), VIRTIO_BLK_S_OK);
+  const std::uint64_t flushed = UnwrittenKib(file.path(), mapping);
+  ::munmap(address, kBytes);
+  if (written == 0) GTEST_SKIP() << "the file system of " << file.path() << " does not say what is unwritten";
+  EXPECT_EQ(flushed, 0U);
 }
 
 // More requests than the ring has room for wait for their turn.

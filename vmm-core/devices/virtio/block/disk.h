@@ -19,7 +19,7 @@ struct DiskRequest {
   std::uint64_t offset_bytes = 0;
   std::uint64_t size_bytes = 0;
   std::vector<iovec> buffers;  // of kRead and kWrite: `size_bytes` in all, and stay until the request is done
-  bool durable = false;        // of kWrite: done only when it is on stable storage
+  bool durable = false;        // of kWrite and kWriteZeroes: done only when it is on stable storage
   bool may_unmap = false;      // of kWriteZeroes: the blocks may be given back
   int error_number = 0;        // the outcome: 0, or an errno; then any part may or may not have been done
   std::uint64_t cookie = 0;    // the caller's

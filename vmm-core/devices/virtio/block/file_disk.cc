@@ -43,6 +43,7 @@ struct Progress {
   std::uint64_t done_bytes = 0;
   AlignedBytes bounce;      // instead of buffers that O_DIRECT does not take
   bool by_writing = false;  // zeroes that fallocate refused to make
+  bool syncing = false;     // zeroes that it made, on their way to stable storage
 
   [[nodiscard]] std::span<iovec> Left() { return std::span(rest).subspan(rest_first); }
 
@@ -138,6 +139,7 @@ struct FileDisk::State {
     progress.rest_first = 0;
     progress.done_bytes = 0;
     progress.by_writing = false;
+    progress.syncing = false;
     const bool transfers = request.operation == DiskOperation::kRead || request.operation == DiskOperation::kWrite;
     if (!transfers) return true;
     if (Takes(request.buffers)) {
@@ -235,7 +237,9 @@ struct FileDisk::State {
         ::io_uring_prep_fallocate(sqe, file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size);
         break;
       case DiskOperation::kWriteZeroes:
-        if (progress.by_writing) {
+        if (progress.syncing) {
+          ::io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
+        } else if (progress.by_writing) {
           RefillZeroes(progress);
           PrepareTransfer(sqe, file, progress, true);
         } else {
@@ -278,6 +282,10 @@ struct FileDisk::State {
     if (result < 0) return Finish(slot, -result);
     const bool transfers =
         request.operation == DiskOperation::kRead || request.operation == DiskOperation::kWrite || progress.by_writing;
+    if (request.operation == DiskOperation::kWriteZeroes && request.durable && !transfers && !progress.syncing) {
+      progress.syncing = true;
+      return Queue(slot);
+    }
     if (!transfers) return Finish(slot, 0);
     // Nothing was moved although something is left: the file is shorter than it was.
     if (result == 0 && request.size_bytes != 0) return Finish(slot, EIO);
@@ -323,15 +331,21 @@ FileDisk::~FileDisk() {
 }
 
 Result<std::unique_ptr<FileDisk>> FileDisk::Open(const std::string& path, const FileDiskOptions& options) {
-  auto state = std::make_unique<State>();
   const int access = options.read_only ? O_RDONLY : O_RDWR;
-  state->fd = UniqueFd(::open(path.c_str(), access | O_CLOEXEC | O_NOCTTY | (options.direct ? O_DIRECT : 0)));
-  if (!state->fd.valid()) {
+  UniqueFd fd(::open(path.c_str(), access | O_CLOEXEC | O_NOCTTY | (options.direct ? O_DIRECT : 0)));
+  if (!fd.valid()) {
     if (errno == EINVAL && options.direct) {
       return Fail(Error::Unsupported("open", fmt::format("{}: its file system has no O_DIRECT", path)));
     }
     return Fail(Error::System("open", errno, path));
   }
+  return Adopt(std::move(fd), path, options);
+}
+
+Result<std::unique_ptr<FileDisk>> FileDisk::Adopt(UniqueFd fd, const std::string& path,
+                                                  const FileDiskOptions& options) {
+  auto state = std::make_unique<State>();
+  state->fd = std::move(fd);
   struct stat info {};
   if (::fstat(state->fd.get(), &info) != 0) return Fail(Error::System("fstat", errno, path));
   std::uint64_t size_bytes = 0;

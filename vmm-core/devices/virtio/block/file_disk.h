@@ -22,7 +22,8 @@ struct FileDiskOptions {
   bool read_only = false;
   unsigned queue_depth = 256;  // requests under way at most; more wait for their turn
   // Memory that requests read and write, registered with the kernel once instead of being pinned for each request.
-  // Where the host refuses (RLIMIT_MEMLOCK), requests work as without.
+  // Where the host refuses (RLIMIT_MEMLOCK), requests work as without. Not with a balloon, nor with anything else that
+  // gives pages of that memory back: the kernel would go on with the old pages.
   std::span<const iovec> registered_buffers = {};
 };
 
@@ -31,6 +32,8 @@ class FileDisk final : public Disk {
   // Opens `path`, a regular file or a block device. kSystem when that or io_uring is refused; kInvalidArgument for
   // anything else than those two, or one smaller than a block; kUnsupported when the file system has no O_DIRECT.
   static Result<std::unique_ptr<FileDisk>> Open(const std::string& path, const FileDiskOptions& options);
+  // The same of a file that is open already, as `options` say: for a process that may open none. `name` is for errors.
+  static Result<std::unique_ptr<FileDisk>> Adopt(UniqueFd fd, const std::string& name, const FileDiskOptions& options);
   ~FileDisk() override;
 
   [[nodiscard]] DiskLimits limits() const override;

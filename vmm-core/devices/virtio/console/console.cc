@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "devices/virtio/core/serve.h"
+#include "nestbench/vmm/base/mutant.h"
 
 namespace nestbench::vmm::virtio {
 namespace {
@@ -70,14 +71,15 @@ void Console::Reset() {
 bool Console::Serve(bool may_sleep) {
   const bool printed = ServeQueue(
       active_.queues[kFromGuest], chain_, *active_.signals, may_sleep, [this](const Chain& chain) -> Handled {
-        if (chain.buffers.size() != chain.readable_count) return tl::unexpected(QueueFault::kBadRequest);
-        const std::scoped_lock lock(output_mutex_);
-        for (const iovec& part : chain.readable()) {
-          // A copy: the sink may look at a byte twice, and the guest could change it in between.
-          given_.assign(static_cast<const std::byte*>(part.iov_base),
-                        static_cast<const std::byte*>(part.iov_base) + std::min(part.iov_len, kInputMaxBytes));
-          output_.Put(given_);
+        const bool is_long = chain.readable_bytes > kOutputMaxBytes && !Mutated("virtio-console-output-without-end");
+        if (chain.buffers.size() != chain.readable_count || is_long) {
+          return tl::unexpected(QueueFault::kBadRequest);
         }
+        const std::scoped_lock lock(output_mutex_);
+        // A copy: the sink may look at a byte twice, and the guest could change it in between.
+        given_.resize(chain.readable_bytes);
+        CopyOut(chain.readable(), 0, given_);
+        if (!given_.empty()) output_.Put(given_);
         return 0U;
       });
   return GiveInput(may_sleep) || printed;

@@ -28,6 +28,8 @@ struct ConsoleSize {
 class Console final : public Function {
  public:
   static constexpr std::size_t kInputMaxBytes = 64 * 1024;
+  // Of one request to print. More is a fault of the queue: a guest could keep the thread for as long as it likes.
+  static constexpr std::size_t kOutputMaxBytes = 1024 * 1024;
 
   // Borrows `output`, which is called on the device's thread, and for an emergency write on a vCPU's.
   static Result<std::unique_ptr<Console>> Create(ByteSink& output, ConsoleSize size = {});

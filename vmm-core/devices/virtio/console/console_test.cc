@@ -44,6 +44,22 @@ TEST_F(ConsoleTest, PrintsWhatTheGuestWrites) {
   EXPECT_EQ(screen_.text(), "hello, world");
 }
 
+TEST_F(ConsoleTest, PrintsAllOfALongRequest) {
+  driver_.Start();
+  constexpr std::uint32_t kBytes = 200'000;
+  std::memset(driver_.Host(kData), 'x', kBytes);
+  *driver_.Host(kData + kBytes - 1) = std::byte{'!'};
+  driver_.Offer(kFromGuest, {{kData, kBytes, false}});
+  ASSERT_TRUE(driver_.Await(kFromGuest).came);
+  EXPECT_EQ(screen_.text(), std::string(kBytes - 1, 'x') + "!");
+}
+
+TEST_F(ConsoleTest, BreaksOnARequestWithoutEnd) {
+  driver_.Start();
+  driver_.Offer(kFromGuest, {{kData, Console::kOutputMaxBytes, false}, {kData, 1, false}});
+  EXPECT_TRUE(driver_.BrokeWith(QueueFault::kBadRequest));
+}
+
 TEST_F(ConsoleTest, GivesInputInPiecesThatFit) {
   EXPECT_EQ(console_->Push(std::as_bytes(std::span("abcdef", 6))), 6U);  // before there is a driver
   driver_.Start();

@@ -24,6 +24,14 @@ class CoreTest : public testing::Test {
     driver_.Write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
   }
 
+  // The same for another driver.
+  static void RingOnce(TestDriver& driver) {
+    auto* index = reinterpret_cast<std::uint16_t*>(
+        driver.Host(TestDriver::QueueBase(0) + drivers::Virtqueue::DriverAreaOffset(kSize) + 2));
+    std::atomic_ref(*index).store(1, std::memory_order_release);
+    driver.Write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+  }
+
   static constexpr std::uint16_t kSize = 64;
   Rng rng_;
   TestDriver driver_{rng_};
@@ -58,6 +66,16 @@ TEST_F(CoreTest, DoesNotAgreeToFeaturesThatItDidNotOffer) {
   EXPECT_EQ(driver_.Read(VIRTIO_MMIO_STATUS), VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
 }
 
+TEST_F(CoreTest, DoesNotAgreeToFeaturesAboveTheSixtyFour) {
+  driver_.Write(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+  driver_.Write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+  driver_.Write(VIRTIO_MMIO_DRIVER_FEATURES, 1);
+  driver_.Write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 2);
+  driver_.Write(VIRTIO_MMIO_DRIVER_FEATURES, 1);
+  driver_.Write(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
+  EXPECT_EQ(driver_.Read(VIRTIO_MMIO_STATUS), VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+}
+
 TEST_F(CoreTest, DoesNotAgreeToADriverOfTheOldKind) {
   driver_.Write(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
   driver_.Write(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
@@ -80,6 +98,38 @@ TEST_F(CoreTest, FillsBuffersInOrderAndInterrupts) {
   EXPECT_EQ(driver_.Read(VIRTIO_MMIO_INTERRUPT_STATUS), 1U);
   driver_.Write(VIRTIO_MMIO_INTERRUPT_ACK, 1);
   EXPECT_FALSE(driver_.irq().level());
+}
+
+TEST_F(CoreTest, InterruptsOnlyADriverThatAskedForIt) {
+  for (const std::uint64_t features : {std::uint64_t{TestDriver::kDefaultFeatures}, std::uint64_t{0}}) {
+    driver_.Start(features);
+    driver_.queue(0).WantInterrupts(false);
+    const int rises = driver_.irq().rises();
+    for (std::uint32_t i = 0; i < 20; ++i) {
+      driver_.Offer(0, {{kData, 64, true}}, i);
+      ASSERT_TRUE(driver_.Await(0).came);
+    }
+    // The interrupt of a request comes after the request; with a reset the device has nothing more to say.
+    driver_.Write(VIRTIO_MMIO_STATUS, 0);
+    EXPECT_EQ(driver_.irq().rises(), rises) << features;
+  }
+}
+
+// The 16 bits of every index and event wrap around; whoever is asleep is still woken each time.
+TEST_F(CoreTest, GoesOnWhenTheIndicesWrapAround) {
+  for (const std::uint64_t features : {std::uint64_t{TestDriver::kDefaultFeatures}, std::uint64_t{0}}) {
+    driver_.Start(features, 4);
+    std::uint32_t done = 0;
+    std::uint32_t written_bytes = 0;
+    std::uint32_t cookie = 0;
+    std::uint32_t offered = 0;
+    while (done < 70'000) {
+      while (offered < 70'000 && driver_.queue(0).free_count() != 0) driver_.Offer(0, {{kData, 8, true}}, offered++);
+      ASSERT_TRUE(
+          Eventually([&] { return driver_.queue(0).Take(cookie, written_bytes) == drivers::Virtqueue::Taken::kOne; }));
+      ASSERT_EQ(cookie, done++);
+    }
+  }
 }
 
 TEST_F(CoreTest, ServesADriverWithoutEventIndexAndIndirectTables) {
@@ -131,6 +181,22 @@ TEST_F(CoreTest, ABrokenDeviceWorksAgainAfterAReset) {
   EXPECT_EQ(driver_.Await(0).cookie, 3U);
 }
 
+// Where the controller looks at edges, a cause that is still there after an acknowledgement needs one of its own.
+TEST_F(CoreTest, AnInterruptThatCameMeanwhileIsRaisedAgain) {
+  driver_.Start();
+  driver_.queue(0).WantInterrupts(true);
+  driver_.Offer(0, {{kData, 16, true}});
+  ASSERT_TRUE(driver_.Await(0).came);
+  ASSERT_TRUE(Eventually([&] { return driver_.Read(VIRTIO_MMIO_INTERRUPT_STATUS) == VIRTIO_MMIO_INT_VRING; }));
+  *Available(3) = kSize;
+  Ring(0, 2);
+  ASSERT_TRUE(driver_.BrokeWith(QueueFault::kHeadOutOfRange));
+  const int rises = driver_.irq().rises();
+  driver_.Write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
+  EXPECT_EQ(driver_.irq().rises(), rises + 1);
+  EXPECT_EQ(driver_.Read(VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_MMIO_INT_CONFIG);
+}
+
 TEST_F(CoreTest, RefusesChangesToAReadyQueue) {
   driver_.Start();
   driver_.Write(VIRTIO_MMIO_QUEUE_SEL, 0);
@@ -139,10 +205,34 @@ TEST_F(CoreTest, RefusesChangesToAReadyQueue) {
   EXPECT_EQ(driver_.TryWrite(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE), AccessStatus::kReadOnly);
 }
 
+TEST_F(CoreTest, AQueueCanBeTakenBackUntilTheDeviceRuns) {
+  driver_.Write(VIRTIO_MMIO_QUEUE_SEL, 0);
+  driver_.Write(VIRTIO_MMIO_QUEUE_NUM, 8);
+  driver_.Write(VIRTIO_MMIO_QUEUE_READY, 1);
+  EXPECT_EQ(driver_.TryWrite(VIRTIO_MMIO_QUEUE_NUM, 16), AccessStatus::kReadOnly);
+  driver_.Write(VIRTIO_MMIO_QUEUE_READY, 0);
+  EXPECT_EQ(driver_.Read(VIRTIO_MMIO_QUEUE_READY), 0U);
+  driver_.Write(VIRTIO_MMIO_QUEUE_NUM, 16);
+}
+
 TEST_F(CoreTest, BreaksOnALoop) {
   driver_.Start();
   Descriptors()[0] = {kData, 16, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1};
   Descriptors()[1] = {kData, 16, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 0};
+  Ring();
+  EXPECT_TRUE(driver_.BrokeWith(QueueFault::kChainTooLong));
+}
+
+TEST_F(CoreTest, BreaksOnAChainThatIsTooLongOnlyWithItsIndirectTable) {
+  driver_.Start();
+  auto* table = reinterpret_cast<vring_desc*>(driver_.Host(kData));
+  for (std::uint16_t i = 0; i < kSize; ++i) {
+    const bool last = i + 1 == kSize;
+    table[i] = {kData + 0x1000, 16, static_cast<std::uint16_t>(VRING_DESC_F_WRITE | (last ? 0 : VRING_DESC_F_NEXT)),
+                static_cast<std::uint16_t>(i + 1)};
+  }
+  Descriptors()[0] = {kData + 0x1000, 16, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1};
+  Descriptors()[1] = {kData, kSize * sizeof(vring_desc), VRING_DESC_F_INDIRECT, 0};
   Ring();
   EXPECT_TRUE(driver_.BrokeWith(QueueFault::kChainTooLong));
 }
@@ -170,11 +260,18 @@ TEST_F(CoreTest, BreaksOnABufferOutsideMemory) {
     TestDriver driver(rng);
     driver.Start();
     std::memcpy(driver.Host(TestDriver::QueueBase(0)), &bad, sizeof(bad));
-    *reinterpret_cast<std::uint16_t*>(
-        driver.Host(TestDriver::QueueBase(0) + drivers::Virtqueue::DriverAreaOffset(kSize) + 2)) = 1;
-    driver.Write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    RingOnce(driver);
     EXPECT_TRUE(driver.BrokeWith(QueueFault::kBufferOutsideMemory)) << bad.addr;
   }
+}
+
+TEST_F(CoreTest, BreaksOnABufferThatTheGuestMayNotWrite) {
+  driver_.Start();
+  *driver_.Host(TestDriver::kReadOnlyBase) = std::byte{0x33};
+  Descriptors()[0] = {TestDriver::kReadOnlyBase, 16, VRING_DESC_F_WRITE, 0};
+  Ring();
+  EXPECT_TRUE(driver_.BrokeWith(QueueFault::kBufferOutsideMemory));
+  EXPECT_EQ(*driver_.Host(TestDriver::kReadOnlyBase), std::byte{0x33});
 }
 
 TEST_F(CoreTest, BreaksOnAReadableBufferAfterAWritableOne) {
@@ -197,9 +294,7 @@ TEST_F(CoreTest, BreaksOnEveryBadIndirectTable) {
     driver.Start();
     std::memcpy(driver.Host(kData), &nested, sizeof(nested));
     std::memcpy(driver.Host(TestDriver::QueueBase(0)), &bad, sizeof(bad));
-    *reinterpret_cast<std::uint16_t*>(
-        driver.Host(TestDriver::QueueBase(0) + drivers::Virtqueue::DriverAreaOffset(kSize) + 2)) = 1;
-    driver.Write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    RingOnce(driver);
     EXPECT_TRUE(driver.BrokeWith(QueueFault::kBadIndirectTable)) << bad.len;
   }
 }
@@ -220,12 +315,14 @@ TEST_F(CoreTest, BreaksOnARequestThatTheDeviceHasNoUseFor) {
 TEST_F(CoreTest, ABadLayoutBreaksItAtTheStart) {
   struct Case {
     std::uint32_t size;
-    std::uint64_t base;
+    std::uint64_t descriptors;
     QueueFault fault;
+    std::uint64_t used = kData + 0x2000;
   };
   for (const Case& bad : {Case{3, kData, QueueFault::kBadSize}, Case{0, kData, QueueFault::kBadSize},
                           Case{128, kData, QueueFault::kBadSize}, Case{64, kData + 8, QueueFault::kUnalignedRing},
-                          Case{64, 0x7000'0000, QueueFault::kRingOutsideMemory}}) {
+                          Case{64, 0x7000'0000, QueueFault::kRingOutsideMemory},
+                          Case{64, kData, QueueFault::kRingOutsideMemory, TestDriver::kReadOnlyBase}}) {
     Rng rng;
     TestDriver driver(rng);
     driver.Write(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
@@ -234,9 +331,9 @@ TEST_F(CoreTest, ABadLayoutBreaksItAtTheStart) {
     driver.Write(VIRTIO_MMIO_STATUS, 11);
     driver.Write(VIRTIO_MMIO_QUEUE_SEL, 0);
     driver.Write(VIRTIO_MMIO_QUEUE_NUM, bad.size);
-    driver.Write(VIRTIO_MMIO_QUEUE_DESC_LOW, static_cast<std::uint32_t>(bad.base));
-    driver.Write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, static_cast<std::uint32_t>(bad.base + 0x1000));
-    driver.Write(VIRTIO_MMIO_QUEUE_USED_LOW, static_cast<std::uint32_t>(bad.base + 0x2000));
+    driver.Write(VIRTIO_MMIO_QUEUE_DESC_LOW, static_cast<std::uint32_t>(bad.descriptors));
+    driver.Write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, static_cast<std::uint32_t>(kData + 0x1000));
+    driver.Write(VIRTIO_MMIO_QUEUE_USED_LOW, static_cast<std::uint32_t>(bad.used));
     driver.Write(VIRTIO_MMIO_QUEUE_READY, 1);
     driver.Write(VIRTIO_MMIO_STATUS, 15);
     EXPECT_TRUE(driver.BrokeWith(bad.fault)) << ToString(bad.fault);

@@ -42,6 +42,8 @@ class Function {
 
   [[nodiscard]] virtual std::uint32_t device_id() const = 0;  // VIRTIO_ID_*
   [[nodiscard]] virtual std::uint64_t features() const = 0;   // of the device type; see kRingFeatures
+  // Whether a driver may choose these of them: some make no sense without others ("Feature bit requirements").
+  [[nodiscard]] virtual bool Accepts(std::uint64_t /*features*/) const { return true; }
   [[nodiscard]] virtual std::span<const std::uint16_t> queue_sizes() const = 0;  // the most that each queue can have
 
   // The configuration space. Any offset and width may come.

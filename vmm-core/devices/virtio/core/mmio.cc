@@ -132,8 +132,11 @@ AccessStatus MmioTransport::WriteRegister(std::uint64_t offset, std::uint32_t va
       return AccessStatus::kOk;
     case VIRTIO_MMIO_DRIVER_FEATURES: {
       if ((status_ & VIRTIO_CONFIG_S_FEATURES_OK) != 0) return AccessStatus::kReadOnly;
-      // Words above the second hold no feature that is offered: setting one there must spoil FEATURES_OK.
-      if (driver_features_select_ > 1) return value == 0 ? AccessStatus::kOk : AccessStatus::kBadOffset;
+      // Words above the second hold no feature that is offered: setting one there spoils FEATURES_OK.
+      if (driver_features_select_ > 1) {
+        unknown_features_ |= value != 0;
+        return AccessStatus::kOk;
+      }
       const unsigned shift = 32 * driver_features_select_;
       driver_features_ = (driver_features_ & ~(0xFFFF'FFFFULL << shift)) | std::uint64_t{value} << shift;
       return AccessStatus::kOk;
@@ -177,11 +180,12 @@ AccessStatus MmioTransport::WriteRegister(std::uint64_t offset, std::uint32_t va
 
 AccessStatus MmioTransport::WriteQueue(std::uint64_t offset, std::uint32_t value) {
   if (queue_select_ >= queues_.size()) return AccessStatus::kBadOffset;
-  // Section "MMIO Device Register Layout": nothing of a queue changes while it is ready, or after DRIVER_OK. Taking one
-  // back is the reset of a single queue, which is not offered.
+  // Section "MMIO Device Register Layout": nothing of a queue changes while it is ready, but a driver may take it back.
+  // Once the device runs, that is the reset of a single queue, which is not offered.
   QueueState& queue = queues_[queue_select_];
-  const bool may_change = !queue.ready && (status_ & VIRTIO_CONFIG_S_DRIVER_OK) == 0;
-  if (!may_change) return AccessStatus::kReadOnly;
+  const bool is_running = (status_ & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
+  const bool may_change = !is_running && (!queue.ready || offset == VIRTIO_MMIO_QUEUE_READY);
+  if (!may_change && !Mutated("virtio-ready-queue-changed")) return AccessStatus::kReadOnly;
   QueueLayout& layout = queue.layout;
   switch (offset) {
     case VIRTIO_MMIO_QUEUE_NUM:
@@ -225,7 +229,9 @@ AccessStatus MmioTransport::WriteStatus(std::uint32_t value) {
     // Section "Device Initialization": the driver reads the status again and sees that the bit did not hold.
     const bool known = (driver_features_ & ~(function_.features() | kRingFeatures)) == 0;
     const bool modern = (driver_features_ & Feature(VIRTIO_F_VERSION_1)) != 0;
-    if (!known || !modern) added &= ~static_cast<std::uint32_t>(VIRTIO_CONFIG_S_FEATURES_OK);
+    const bool good = known && modern && !unknown_features_ && function_.Accepts(driver_features_);
+    if (!good && !Mutated("virtio-features-unchecked"))
+      added &= ~static_cast<std::uint32_t>(VIRTIO_CONFIG_S_FEATURES_OK);
   }
   // Without agreed features there is nothing to drive.
   const bool agreed = ((status_ | added) & VIRTIO_CONFIG_S_FEATURES_OK) != 0;
@@ -266,12 +272,14 @@ void MmioTransport::ResetDevice() {
   device_features_select_ = 0;
   driver_features_select_ = 0;
   driver_features_ = 0;
+  unknown_features_ = false;
   queue_select_ = 0;
   std::ranges::fill(queues_, QueueState());
   const std::scoped_lock lock(interrupt_mutex_);
   if (interrupt_status_ != 0) irq_.Set(false);
   interrupt_status_ = 0;
-  needs_reset_ = false;
+  needs_reset_ = needs_reset_ && Mutated("virtio-reset-keeps-fault");
+  failure_.reset();
   ++counters_.resets;
 }
 
@@ -309,7 +317,7 @@ void MmioTransport::ConfigChanged() {
 void MmioTransport::Fail(QueueFault fault) {
   const std::scoped_lock lock(interrupt_mutex_);
   ++counters_.faults[static_cast<std::size_t>(fault)];
-  needs_reset_ = true;
+  needs_reset_ = !Mutated("virtio-needs-reset-not-raised");
   RaiseLocked(VIRTIO_MMIO_INT_CONFIG);
 }
 

@@ -93,6 +93,7 @@ class MmioTransport final : public Device, private DriverSignals {
   std::uint32_t device_features_select_ = 0;
   std::uint32_t driver_features_select_ = 0;
   std::uint64_t driver_features_ = 0;
+  bool unknown_features_ = false;  // the driver set some that are not among the 64
   std::uint32_t queue_select_ = 0;
   std::vector<QueueState> queues_;
   std::atomic<bool> active_{false};

@@ -121,10 +121,16 @@ QueueFault Queue::Configure(const GuestMemory& memory, const QueueLayout& layout
     return QueueFault::kUnalignedRing;
   }
   const std::size_t size = layout.size;
+  const std::uint64_t device_area_bytes = kRingOffset + size * sizeof(vring_used_elem) + kEventBytes;
   const auto descriptors = memory.Slice(layout.descriptors, size * sizeof(vring_desc));
   const auto driver_area = memory.Slice(layout.driver_area, kRingOffset + size * sizeof(std::uint16_t) + kEventBytes);
-  const auto device_area = memory.Slice(layout.device_area, kRingOffset + size * sizeof(vring_used_elem) + kEventBytes);
+  const auto device_area = memory.Slice(layout.device_area, device_area_bytes);
   if (!descriptors || !driver_area || !device_area) return QueueFault::kRingOutsideMemory;
+  // The device writes there, and may no more than the guest could.
+  if (memory.Find(layout.device_area, device_area_bytes)->read_only_for_guest() &&
+      !Mutated("virtio-ring-in-read-only-memory")) {
+    return QueueFault::kRingOutsideMemory;
+  }
   *this = Queue();
   memory_ = &memory;
   layout_ = layout;
@@ -164,12 +170,13 @@ QueueFault Queue::Walk(std::uint16_t head, Chain& chain) const {
   chain.readable_count = 0;
   chain.readable_bytes = 0;
   chain.writable_bytes = 0;
-  if (head >= layout_.size) return QueueFault::kHeadOutOfRange;
+  if (head >= layout_.size && !Mutated("virtio-head-unchecked")) return QueueFault::kHeadOutOfRange;
   std::span<std::byte> table = descriptors_;
   std::size_t table_size = layout_.size;
   bool inside_indirect = false;
   std::size_t index = head;
-  // Section "The Virtqueue Descriptor Table": no chain is longer than the queue, so that more is a loop.
+  // Section "The Virtqueue Descriptor Table": no chain is longer than the queue, wherever its parts lie, so that more
+  // is a loop. Disks count on it: a chain is one vector of the kernel, which has a limit.
   std::size_t seen = 0;
   for (;;) {
     const vring_desc descriptor = ReadDescriptor(table, index);
@@ -180,10 +187,9 @@ QueueFault Queue::Walk(std::uint16_t head, Chain& chain) const {
       table_size = table.size() / sizeof(vring_desc);
       inside_indirect = true;
       index = 0;
-      seen = 0;
       continue;
     }
-    if (++seen > std::min<std::size_t>(table_size, layout_.size)) return QueueFault::kChainTooLong;
+    if (++seen > layout_.size) return QueueFault::kChainTooLong;
     if (const QueueFault bad = AppendBuffer(descriptor, chain); bad != QueueFault::kNone) return bad;
     if ((descriptor.flags & VRING_DESC_F_NEXT) == 0) return QueueFault::kNone;
     index = descriptor.next;
@@ -204,12 +210,18 @@ QueueFault Queue::EnterIndirect(const vring_desc& descriptor, std::span<std::byt
 
 QueueFault Queue::AppendBuffer(const vring_desc& descriptor, Chain& chain) const {
   const bool writable = (descriptor.flags & VRING_DESC_F_WRITE) != 0;
-  if (!writable && chain.buffers.size() != chain.readable_count) return QueueFault::kReadableAfterWritable;
+  if (!writable && chain.buffers.size() != chain.readable_count && !Mutated("virtio-buffers-mixed")) {
+    return QueueFault::kReadableAfterWritable;
+  }
   if (descriptor.len == 0) return QueueFault::kNone;
   const GuestPhysAddr address(descriptor.addr);
   const MemoryRegion* region = memory_->Find(address, descriptor.len);
   // What is read-only for the guest's own stores is so for a device that it sends.
-  if (region == nullptr || (writable && region->read_only_for_guest())) return QueueFault::kBufferOutsideMemory;
+  if (region == nullptr && !Mutated("virtio-buffer-bound-unchecked")) return QueueFault::kBufferOutsideMemory;
+  if (region == nullptr) region = &memory_->regions().front();
+  if (writable && region->read_only_for_guest() && !Mutated("virtio-read-only-buffer-written")) {
+    return QueueFault::kBufferOutsideMemory;
+  }
   const auto bytes = region->bytes().subspan(address.value() - region->range().start.value(), descriptor.len);
   if (chain.readable_bytes + chain.writable_bytes + descriptor.len >= kChainMaxBytes) return QueueFault::kTooManyBytes;
   chain.buffers.push_back({bytes.data(), bytes.size()});
@@ -236,6 +248,7 @@ bool Queue::NotifyNeeded() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const std::uint16_t before = std::exchange(notified_used_, next_used_);
   if (before == next_used_) return false;
+  if (Mutated("virtio-event-index-ignored")) return true;
   if (!event_index_) {
     const std::uint16_t flags = Word(driver_area_, kFlagsOffset).load(std::memory_order_relaxed);
     return (flags & VRING_AVAIL_F_NO_INTERRUPT) == 0;

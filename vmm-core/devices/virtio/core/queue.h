@@ -32,7 +32,7 @@ enum class QueueFault : std::uint8_t {
   kNone,
   kBadSize,            // not a power of two, zero, or more than the device takes
   kUnalignedRing,      // descriptor table, driver area or device area not aligned as the section demands
-  kRingOutsideMemory,  // one of the three is not all inside one region of guest memory
+  kRingOutsideMemory,  // one of the three is not all inside one region of guest memory, or the last is read-only there
   kIndexJumped,        // the driver's index moved by more than the queue's size
   kHeadOutOfRange,     // a chain begins at a descriptor that does not exist
   kNextOutOfRange,     // a chain goes on at a descriptor that does not exist

@@ -70,6 +70,21 @@ std::uint64_t Net::features() const {
   return features;
 }
 
+bool Net::Accepts(std::uint64_t features) const {
+  // Section "Feature bit requirements": each of the first needs one of the second.
+  constexpr std::array<std::pair<std::uint64_t, std::uint64_t>, 7> kNeeds = {{
+      {Feature(VIRTIO_NET_F_GUEST_TSO4), Feature(VIRTIO_NET_F_GUEST_CSUM)},
+      {Feature(VIRTIO_NET_F_GUEST_TSO6), Feature(VIRTIO_NET_F_GUEST_CSUM)},
+      {Feature(VIRTIO_NET_F_GUEST_ECN), Feature(VIRTIO_NET_F_GUEST_TSO4) | Feature(VIRTIO_NET_F_GUEST_TSO6)},
+      {Feature(VIRTIO_NET_F_HOST_TSO4), Feature(VIRTIO_NET_F_CSUM)},
+      {Feature(VIRTIO_NET_F_HOST_TSO6), Feature(VIRTIO_NET_F_CSUM)},
+      {Feature(VIRTIO_NET_F_HOST_ECN), Feature(VIRTIO_NET_F_HOST_TSO4) | Feature(VIRTIO_NET_F_HOST_TSO6)},
+      {Feature(VIRTIO_NET_F_MQ), Feature(VIRTIO_NET_F_CTRL_VQ)},
+  }};
+  return std::ranges::all_of(
+      kNeeds, [features](const auto& rule) { return (features & rule.first) == 0 || (features & rule.second) != 0; });
+}
+
 AccessStatus Net::ReadConfig(std::uint64_t offset, std::span<std::byte> data) {
   virtio_net_config config{};
   std::ranges::copy(options_.mac, config.mac);
@@ -94,7 +109,7 @@ Result<void> Net::Activate(Activation activation) {
   control_queue_ = many ? 2UL * port_->pairs() : 2;
   if ((active_.features & Feature(VIRTIO_NET_F_CTRL_VQ)) == 0) control_queue_ = 0;
   pairs_in_use_ = 1;
-  held_.clear();
+  held_.assign(port_->pairs(), {});
   frames_.assign(port_->pairs(), std::vector<std::byte>(kFrameMaxBytes));
   frame_bytes_.assign(port_->pairs(), 0);
   WorkerOptions options{.name = "virtio-net",
@@ -128,19 +143,24 @@ void Net::Reset() {
 
 bool Net::Serve(bool may_sleep) {
   bool worked = false;
+  next_wake_ = kNever;
   for (std::uint16_t pair = 0; pair < pairs_in_use_; ++pair) {
     worked |= SendFrames(pair, may_sleep);
     worked |= ReceiveFrames(pair, may_sleep);
   }
   if (control_queue_ != 0) worked |= ServeControl(may_sleep);
+  if (next_wake_ != kNever) {
+    const auto ns = std::max<std::int64_t>(next_wake_.count(), 1000);
+    const itimerspec when{{0, 0}, {ns / 1'000'000'000, ns % 1'000'000'000}};
+    ::timerfd_settime(timer_.get(), 0, &when, nullptr);
+  }
   return worked;
 }
 
+// One timer for all that waits: the first to be ready sets it, and the others are asked again then.
 void Net::WakeAfter(std::chrono::nanoseconds wait) {
   Count(counters_.throttles);
-  const auto ns = std::max<std::int64_t>(wait.count(), 1000);
-  const itimerspec when{{0, 0}, {ns / 1'000'000'000, ns % 1'000'000'000}};
-  ::timerfd_settime(timer_.get(), 0, &when, nullptr);
+  next_wake_ = std::min(next_wake_, wait);
 }
 
 bool Net::SendFrames(std::uint16_t pair, bool may_sleep) {
@@ -189,73 +209,98 @@ bool Net::SendFrames(std::uint16_t pair, bool may_sleep) {
 bool Net::ReceiveFrames(std::uint16_t pair, bool may_sleep) {
   Queue& queue = active_.queues[2UL * pair];
   if (!queue.ready() || queue.fault() != QueueFault::kNone) return false;
-  bool worked = false;
-  std::size_t& size = frame_bytes_[pair];
+  bool starving = false;
+  std::size_t left = kFramesPerRound;
   queue.DisableDoorbells();
-  for (std::size_t count = 0; count < kFramesPerRound; ++count) {
-    if (const auto wait = to_guest_.Wait(Clock::now()); wait.count() != 0) {
-      WakeAfter(wait);
-      break;
+  do {
+    starving = false;
+    // A wire spreads frames over all of its pairs, however few the driver uses: those of the others arrive here too.
+    for (std::size_t wire = pair; wire < port_->pairs(); wire += pairs_in_use_) {
+      if (Mutated("virtio-net-unused-pairs-lost") && wire != pair) break;
+      const Given given = ReceiveFrom(static_cast<std::uint16_t>(wire), pair, left);
+      if (given == Given::kBroken) {
+        active_.signals->Fail(queue.fault());
+        return left != kFramesPerRound;
+      }
+      starving |= given == Given::kNoBuffers;
     }
-    if (size == 0) size = port_->Receive(pair, frames_[pair]);
-    if (size == 0) break;
-    if (!link_up_.load(std::memory_order_relaxed)) {
-      Count(counters_.dropped_frames);
-      size = 0;
-      worked = true;
-      continue;
-    }
-    const Given given = GiveFrame(queue, std::span(frames_[pair]).first(size));
-    if (given == Given::kBroken) {
-      active_.signals->Fail(queue.fault());
-      return worked;
-    }
-    if (given == Given::kNoBuffers) {
-      // New buffers are worth a doorbell only while a frame waits for them.
-      if (may_sleep && queue.EnableDoorbells()) continue;
-      break;
-    }
-    to_guest_.Take(size - std::min(size, kFrameHeaderBytes));
-    size = 0;
-    worked = true;
-  }
+    // New buffers are worth a doorbell only while a frame waits for them.
+  } while (may_sleep && starving && left != 0 && queue.EnableDoorbells());
+  const bool worked = left != kFramesPerRound;
   if (worked && queue.NotifyNeeded()) active_.signals->QueueUsed();
   return worked;
 }
 
-Net::Given Net::GiveFrame(Queue& queue, std::span<std::byte> frame) {
+// Hands frames of a wire to a pair of queues, `left` at most. kYes: no more waits, or may pass now.
+Net::Given Net::ReceiveFrom(std::uint16_t wire, std::uint16_t pair, std::size_t& left) {
+  std::size_t& size = frame_bytes_[wire];
+  while (left != 0) {
+    if (const auto wait = to_guest_.Wait(Clock::now()); wait.count() != 0) {
+      WakeAfter(wait);
+      break;
+    }
+    if (size == 0) size = port_->Receive(wire, frames_[wire]);
+    if (size == 0) break;
+    if (link_up_.load(std::memory_order_relaxed)) {
+      const Given given = GiveFrame(pair, std::span(frames_[wire]).first(size));
+      if (given != Given::kYes) return given;  // the frame waits
+      to_guest_.Take(size - std::min(size, kFrameHeaderBytes));
+    } else {
+      Count(counters_.dropped_frames);
+    }
+    size = 0;
+    --left;
+  }
+  return Given::kYes;
+}
+
+Net::Given Net::GiveFrame(std::uint16_t pair, std::span<std::byte> frame) {
   if (frame.size() < kFrameHeaderBytes) return Given::kYes;
-  // Buffers that were taken for this frame and did not suffice are held until more come.
+  Queue& queue = active_.queues[2UL * pair];
+  // Buffers that were taken for a frame and did not suffice are held until more come.
+  std::vector<Chain>& held = held_[pair];
   std::uint64_t room = 0;
-  for (const Chain& chain : held_) room += chain.writable_bytes;
+  std::size_t descriptors = 0;
+  for (const Chain& chain : held) {
+    room += chain.writable_bytes;
+    descriptors += chain.buffers.size();
+  }
   while (room < frame.size()) {
-    if (!mergeable_ && !held_.empty()) {
+    if (!mergeable_ && !held.empty()) {
       // Without mergeable buffers one must hold all of the frame, and this one does not.
-      queue.Push(held_[0].head, 0);
-      held_.clear();
+      queue.Push(held[0].head, 0);
+      held.clear();
+      Count(counters_.dropped_frames);
+      return Given::kYes;
+    }
+    if (descriptors >= queue.size()) {
+      // The driver has no more to give: it would wait for these, and this frame for more, until the end of time.
       Count(counters_.dropped_frames);
       return Given::kYes;
     }
     Chain chain;
     const Queue::Popped popped = queue.Pop(chain);
     if (popped == Queue::Popped::kEmpty) return Given::kNoBuffers;
-    if (popped == Queue::Popped::kChain &&
-        (chain.readable_count != 0 || chain.writable_bytes < kFrameHeaderBytes || held_.size() >= queue.size())) {
+    if (popped == Queue::Popped::kChain && (chain.readable_count != 0 || chain.writable_bytes < kFrameHeaderBytes)) {
       queue.Break(QueueFault::kBadRequest);
     }
     if (queue.fault() != QueueFault::kNone) return Given::kBroken;
     room += chain.writable_bytes;
-    held_.push_back(std::move(chain));
+    descriptors += chain.buffers.size();
+    held.push_back(std::move(chain));
   }
-  const auto buffers = static_cast<__virtio16>(Mutated("virtio-net-one-buffer") ? 1 : held_.size());
+  // Buffers held for a frame that was then dropped may be more than this one needs.
+  std::size_t used = 0;
+  for (std::uint64_t covered = 0; covered < frame.size(); ++used) covered += held[used].writable_bytes;
+  const auto buffers = static_cast<__virtio16>(Mutated("virtio-net-one-buffer") ? 1 : used);
   std::memcpy(frame.data() + offsetof(FrameHeader, num_buffers), &buffers, sizeof(buffers));
   std::size_t offset = 0;
-  for (const Chain& chain : held_) {
-    const std::size_t part = CopyIn(chain.writable(), 0, frame.subspan(offset));
-    queue.Push(chain.head, static_cast<std::uint32_t>(part));
+  for (std::size_t i = 0; i < used; ++i) {
+    const std::size_t part = CopyIn(held[i].writable(), 0, frame.subspan(offset));
+    queue.Push(held[i].head, static_cast<std::uint32_t>(part));
     offset += part;
   }
-  held_.clear();
+  held.erase(held.begin(), held.begin() + static_cast<std::ptrdiff_t>(used));
   Count(counters_.received_frames);
   Count(counters_.received_bytes, frame.size() - kFrameHeaderBytes);
   return Given::kYes;
@@ -271,7 +316,8 @@ bool Net::ServeControl(bool may_sleep) {
           return tl::unexpected(QueueFault::kBadRequest);
         }
         virtio_net_ctrl_ack answer = VIRTIO_NET_ERR;
-        if (header.class_ == VIRTIO_NET_CTRL_MQ && header.cmd == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) {
+        const bool many = (active_.features & Feature(VIRTIO_NET_F_MQ)) != 0 || Mutated("virtio-net-pairs-unasked");
+        if (many && header.class_ == VIRTIO_NET_CTRL_MQ && header.cmd == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) {
           virtio_net_ctrl_mq wanted{};
           const auto bytes = std::as_writable_bytes(std::span(&wanted, 1));
           const bool read = CopyOut(chain.readable(), sizeof(header), bytes) == sizeof(wanted);

@@ -62,6 +62,7 @@ class Net final : public Function {
 
   [[nodiscard]] std::uint32_t device_id() const override;
   [[nodiscard]] std::uint64_t features() const override;
+  [[nodiscard]] bool Accepts(std::uint64_t features) const override;
   [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const override { return queue_sizes_; }
   [[nodiscard]] AccessStatus ReadConfig(std::uint64_t offset, std::span<std::byte> data) override;
   Result<void> Activate(Activation activation) override;
@@ -91,7 +92,8 @@ class Net final : public Function {
   bool ReceiveFrames(std::uint16_t pair, bool may_sleep);
   bool ServeControl(bool may_sleep);
   enum class Given { kYes, kNoBuffers, kBroken };
-  [[nodiscard]] Given GiveFrame(Queue& queue, std::span<std::byte> frame);
+  [[nodiscard]] Given ReceiveFrom(std::uint16_t wire, std::uint16_t pair, std::size_t& left);
+  [[nodiscard]] Given GiveFrame(std::uint16_t pair, std::span<std::byte> frame);
   void WakeAfter(std::chrono::nanoseconds wait);
 
   std::unique_ptr<NetPort> port_;
@@ -106,9 +108,11 @@ class Net final : public Function {
   bool mergeable_ = false;
   std::size_t control_queue_ = 0;
   std::uint16_t pairs_in_use_ = 1;
+  static constexpr std::chrono::nanoseconds kNever = std::chrono::nanoseconds::max();
+  std::chrono::nanoseconds next_wake_ = kNever;  // of this round
   Chain chain_;
-  std::vector<Chain> held_;                     // receive buffers of one frame
-  std::vector<std::vector<std::byte>> frames_;  // for each pair, the frame that waits for buffers
+  std::vector<std::vector<Chain>> held_;        // for each pair of queues, buffers taken for a frame that needs more
+  std::vector<std::vector<std::byte>> frames_;  // for each pair of the wire, the frame that waits for buffers
   std::vector<std::size_t> frame_bytes_;
   Bucket to_guest_;
   Bucket from_guest_;

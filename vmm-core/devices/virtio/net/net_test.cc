@@ -38,19 +38,24 @@ class TestWire final : public NetPort {
   }
   [[nodiscard]] std::size_t Receive(std::uint16_t pair, std::span<std::byte> frame) override {
     const std::scoped_lock lock(mutex_);
-    if (pair != 0 || waiting_.empty()) return 0;
-    const std::size_t size = waiting_.front().size();
-    std::memcpy(frame.data(), waiting_.front().data(), size);
-    waiting_.pop_front();
+    std::deque<std::vector<std::byte>>& waiting = waiting_[pair];
+    if (waiting.empty()) return 0;
+    const std::size_t size = waiting.front().size();
+    std::memcpy(frame.data(), waiting.front().data(), size);
+    waiting.pop_front();
     return size;
   }
 
-  void Arrive(std::size_t frame_bytes, std::byte value) {
+  void Arrive(std::size_t frame_bytes, std::byte value, std::uint16_t pair = 0) {
     std::vector<std::byte> frame(kFrameHeaderBytes + frame_bytes, value);
     std::fill_n(frame.begin(), kFrameHeaderBytes, std::byte{0});
     const std::scoped_lock lock(mutex_);
-    waiting_.push_back(std::move(frame));
-    RingEventFd(event_.get());
+    waiting_[pair].push_back(std::move(frame));
+    RingEventFd(receive_fd(pair));
+  }
+  [[nodiscard]] bool IsEmpty() {
+    const std::scoped_lock lock(mutex_);
+    return waiting_[0].empty() && waiting_[1].empty();
   }
   [[nodiscard]] std::size_t sent() {
     const std::scoped_lock lock(mutex_);
@@ -61,7 +66,7 @@ class TestWire final : public NetPort {
   UniqueFd event_;
   UniqueFd other_ = CreateEventFd().value();
   std::mutex mutex_;
-  std::deque<std::vector<std::byte>> waiting_;
+  std::array<std::deque<std::vector<std::byte>>, 2> waiting_;
   std::vector<std::vector<std::byte>> sent_;
 };
 
@@ -128,6 +133,47 @@ TEST_F(NetTest, SpreadsAFrameOverMergeableBuffers) {
   EXPECT_EQ(*driver_->Host(kReceiveAt + kFrameHeaderBytes + 4999), std::byte{9});
 }
 
+// A driver with one pair on a wire with two: the wire does not know and uses both.
+TEST_F(NetTest, GivesFramesOfUnusedPairsToTheOnesInUse) {
+  driver_->Start(kPlain);
+  wire_->Arrive(100, std::byte{3}, 1);
+  driver_->Offer(kReceive, {{kReceiveAt, 2048, true}});
+  EXPECT_EQ(driver_->Await(kReceive).written_bytes, kFrameHeaderBytes + 100);
+  EXPECT_EQ(*driver_->Host(kReceiveAt + 111), std::byte{3});
+}
+
+// Buffers that wait for the rest of a frame are those of their own queue, whatever arrives for another.
+TEST_F(NetTest, KeepsTheBuffersOfItsPairsApart) {
+  driver_->Start(kMergeable | Feature(VIRTIO_NET_F_CTRL_VQ) | Feature(VIRTIO_NET_F_MQ));
+  std::memcpy(driver_->Host(kSendAt), "\4\0\2\0", 4);
+  driver_->Offer(4, {{kSendAt, 4, false}, {kReceiveAt, 1, true}});
+  ASSERT_TRUE(driver_->Await(4).came);
+  ASSERT_EQ(*driver_->Host(kReceiveAt), std::byte{VIRTIO_NET_OK});
+  driver_->Offer(0, {{kReceiveAt, 2048, true}}, 1);
+  wire_->Arrive(3000, std::byte{5}, 0);  // takes the buffer and waits for another
+  ASSERT_TRUE(Eventually([&] { return wire_->IsEmpty(); }));
+  driver_->Offer(2, {{kReceiveAt + 0x4000, 2048, true}}, 2);
+  wire_->Arrive(100, std::byte{6}, 1);
+  const auto second = driver_->Await(2);
+  ASSERT_TRUE(second.came);
+  EXPECT_EQ(second.written_bytes, kFrameHeaderBytes + 100);
+  EXPECT_EQ(*driver_->Host(kReceiveAt + 0x4000 + 111), std::byte{6});
+  driver_->Offer(0, {{kReceiveAt + 0x1000, 2048, true}}, 3);
+  EXPECT_EQ(driver_->Await(0).written_bytes, 2048U);
+  EXPECT_EQ(driver_->Await(0).written_bytes, kFrameHeaderBytes + 3000 - 2048);
+}
+
+TEST_F(NetTest, DropsAFrameThatAllBuffersOfTheQueueCannotHold) {
+  driver_->Start(kMergeable, 4);
+  for (std::uint32_t i = 0; i < 4; ++i) driver_->Offer(kReceive, {{kReceiveAt + i * 2048ULL, 2048, true}}, i);
+  wire_->Arrive(4 * 2048, std::byte{1});
+  wire_->Arrive(100, std::byte{2});
+  const auto done = driver_->Await(kReceive);
+  ASSERT_TRUE(done.came);
+  EXPECT_EQ(*driver_->Host(kReceiveAt + kFrameHeaderBytes), std::byte{2});
+  EXPECT_EQ(net_->counters().dropped_frames, 1U);
+}
+
 TEST_F(NetTest, NothingPassesWhileTheLinkIsDown) {
   driver_->Start(kPlain);
   EXPECT_EQ(driver_->Read(VIRTIO_MMIO_CONFIG + 4) >> 16, 0x0001U);
@@ -147,19 +193,38 @@ TEST_F(NetTest, NothingPassesWhileTheLinkIsDown) {
 }
 
 TEST_F(NetTest, TheControlQueueSetsThePairs) {
-  driver_->Start(kPlain | Feature(VIRTIO_NET_F_CTRL_VQ));
+  std::size_t control = 4;
   const auto ask = [&](std::uint8_t command_class, std::uint16_t pairs) {
     const std::array<std::uint8_t, 4> command = {command_class, 0, static_cast<std::uint8_t>(pairs),
                                                  static_cast<std::uint8_t>(pairs >> 8)};
     std::memcpy(driver_->Host(kSendAt), command.data(), command.size());
-    driver_->Offer(kControl, {{kSendAt, 4, false}, {kReceiveAt, 1, true}});
-    EXPECT_TRUE(driver_->Await(kControl).came);
+    driver_->Offer(control, {{kSendAt, 4, false}, {kReceiveAt, 1, true}});
+    EXPECT_TRUE(driver_->Await(control).came);
     return *driver_->Host(kReceiveAt);
   };
+  driver_->Start(kPlain | Feature(VIRTIO_NET_F_CTRL_VQ) | Feature(VIRTIO_NET_F_MQ));
   EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 2), std::byte{VIRTIO_NET_OK});
   EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 0), std::byte{VIRTIO_NET_ERR});
   EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 3), std::byte{VIRTIO_NET_ERR});
   EXPECT_EQ(ask(VIRTIO_NET_CTRL_RX, 1), std::byte{VIRTIO_NET_ERR});
+  // Without the feature there is one pair, and where the second would be stands the control queue itself.
+  control = kControl;
+  driver_->Start(kPlain | Feature(VIRTIO_NET_F_CTRL_VQ));
+  EXPECT_EQ(ask(VIRTIO_NET_CTRL_MQ, 2), std::byte{VIRTIO_NET_ERR});
+}
+
+TEST_F(NetTest, DoesNotAgreeToAFeatureWithoutTheOneThatItNeeds) {
+  constexpr std::uint32_t kDriver = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+  driver_->Write(VIRTIO_MMIO_STATUS, kDriver);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES, 1);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES, 1U << VIRTIO_NET_F_MQ);
+  driver_->Write(VIRTIO_MMIO_STATUS, kDriver | VIRTIO_CONFIG_S_FEATURES_OK);
+  EXPECT_EQ(driver_->Read(VIRTIO_MMIO_STATUS), kDriver);
+  driver_->Write(VIRTIO_MMIO_DRIVER_FEATURES, 1U << VIRTIO_NET_F_MQ | 1U << VIRTIO_NET_F_CTRL_VQ);
+  driver_->Write(VIRTIO_MMIO_STATUS, kDriver | VIRTIO_CONFIG_S_FEATURES_OK);
+  EXPECT_EQ(driver_->Read(VIRTIO_MMIO_STATUS), kDriver | VIRTIO_CONFIG_S_FEATURES_OK);
 }
 
 TEST_F(NetTest, BreaksOnAFrameWithoutHeader) {
@@ -189,6 +254,25 @@ TEST_F(LimitedNetTest, MakesFramesWaitAndLosesNone) {
   }
   EXPECT_EQ(wire_->sent(), 150U);
   EXPECT_GT(net_->counters().throttles, 0U);
+}
+
+class UnevenNetTest : public NetTest {
+ protected:
+  UnevenNetTest()
+      : NetTest({.to_guest = {.bytes_per_s = 10, .frames_per_s = 0},
+                 .from_guest = {.bytes_per_s = 0, .frames_per_s = 1000}}) {}
+};
+
+// What was received must wait for minutes; what is sent, for a millisecond.
+TEST_F(UnevenNetTest, ALimitOfOneDirectionDoesNotHoldUpTheOther) {
+  driver_->Start(kPlain);
+  driver_->Offer(kReceive, {{kReceiveAt, 2048, true}});
+  wire_->Arrive(1000, std::byte{1});
+  ASSERT_TRUE(driver_->Await(kReceive).came);
+  for (std::uint32_t i = 0; i < 150; ++i) {
+    driver_->Offer(kSend, {{kSendAt, 80, false}}, i);
+    ASSERT_TRUE(driver_->Await(kSend).came);
+  }
 }
 
 // Two guests on one switch.
@@ -240,7 +324,10 @@ TEST_F(SwitchTest, LearnsWhoIsWhere) {
   EXPECT_TRUE(Arrived(a_));
   SendFrom(a_, 2, 1);
   EXPECT_TRUE(Arrived(b_));
-  EXPECT_EQ(c_.net->counters().received_frames, 1U);
+  // The next that the third gets is the next to all: what the two said to each other did not wait before it.
+  SendFrom(a_, 0xFF, 1);
+  EXPECT_TRUE(Arrived(c_));
+  EXPECT_EQ(*c_.driver->Host(kReceiveAt + kFrameHeaderBytes + 5), std::byte{0xFF});
   EXPECT_EQ(switch_.counters(*a_.port).received_frames, 1U);
 }
 
@@ -248,6 +335,32 @@ TEST_F(SwitchTest, DropsWhatAPortHasNoRoomFor) {
   a_.driver->Start(kPlain);
   for (std::size_t i = 0; i < Switch::kPortMaxFrames + 10; ++i) SendFrom(a_, 0xFF, 1);
   EXPECT_EQ(switch_.counters(*b_.port).dropped_frames, 10U);
+}
+
+// What a sender says of its frames is checked before another guest's kernel acts on it.
+TEST_F(SwitchTest, DropsFramesThatAreNotWhatTheirHeaderSays) {
+  a_.driver->Start(kPlain | Feature(VIRTIO_NET_F_CSUM) | Feature(VIRTIO_NET_F_HOST_TSO4));
+  b_.driver->Start(kPlain | Feature(VIRTIO_NET_F_GUEST_CSUM) | Feature(VIRTIO_NET_F_GUEST_TSO4));
+  const auto send = [&](virtio_net_hdr header) {
+    const auto frame = Frame(0xFF, 1);
+    std::memset(a_.driver->Host(kSendAt), 0xEE, kFrameHeaderBytes);
+    std::memcpy(a_.driver->Host(kSendAt), &header, sizeof(header));
+    std::memcpy(a_.driver->Host(kSendAt + kFrameHeaderBytes), frame.data(), frame.size());
+    a_.driver->Offer(kSend, {{kSendAt, static_cast<std::uint32_t>(kFrameHeaderBytes + frame.size()), false}});
+    EXPECT_TRUE(a_.driver->Await(kSend).came);
+  };
+  constexpr std::uint8_t kSum = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+  send({kSum, VIRTIO_NET_HDR_GSO_NONE, 0, 0, 60, 3});       // behind the end
+  send({0, VIRTIO_NET_HDR_GSO_TCPV4, 0, 1000, 0, 0});       // without a checksum
+  send({kSum, VIRTIO_NET_HDR_GSO_TCPV4, 0, 1000, 34, 16});  // not TCP
+  send({kSum, VIRTIO_NET_HDR_GSO_TCPV6, 0, 1000, 34, 16});  // not agreed on
+  send({kSum, VIRTIO_NET_HDR_GSO_UDP, 0, 1000, 34, 16});    // not offered
+  EXPECT_EQ(a_.net->counters().dropped_frames, 5U);
+  // Nor does a guest say that a checksum was verified.
+  send({VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_GSO_NONE, 999, 0, 0, 0});
+  EXPECT_TRUE(Arrived(b_));
+  const std::array<std::byte, 10> nothing{};
+  EXPECT_EQ(std::memcmp(b_.driver->Host(kReceiveAt), nothing.data(), nothing.size()), 0);
 }
 
 // A TCP segment over IPv4 of `payload` bytes, with the sum of the pseudo header where the checksum goes.
@@ -294,14 +407,29 @@ TEST(OffloadTest, CutsALongSegmentIntoValidOnes) {
     next_sequence += static_cast<std::uint32_t>(segment.size() - 54);
     EXPECT_EQ(segment[54], static_cast<std::byte>(sequence * 7));
     EXPECT_EQ(segment[47], next_sequence == 2500 ? std::byte{0x19} : std::byte{0x10});
+    return true;
   }));
   EXPECT_EQ(sizes, (std::vector<std::size_t>{1000, 1000, 500}));
+}
+
+// A segment of one byte each is what a hostile driver asks for: 64 Ki of them, while the switch is locked.
+TEST(OffloadTest, CutsNoMoreSegmentsThanAreTaken) {
+  const auto frame = TcpFrame(60000);
+  FrameHeader header{};
+  header.hdr.gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
+  header.hdr.gso_size = 1;
+  int segments = 0;
+  EXPECT_TRUE(SegmentTcp(header, frame, [&](std::span<const std::byte> /*segment*/) { return ++segments < 10; }));
+  EXPECT_EQ(segments, 10);
 }
 
 TEST(OffloadTest, RefusesWhatIsNotWhatItSays) {
   FrameHeader header{};
   header.hdr.gso_size = 1000;
-  const auto never = [](std::span<const std::byte> /*segment*/) { ADD_FAILURE(); };
+  const auto never = [](std::span<const std::byte> /*segment*/) {
+    ADD_FAILURE();
+    return true;
+  };
   std::vector<std::byte> tiny(20);
   EXPECT_FALSE(SegmentTcp(header, tiny, never));
   auto udp = TcpFrame(100);

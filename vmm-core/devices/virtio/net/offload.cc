@@ -6,6 +6,9 @@
 #include <cstring>
 #include <vector>
 
+#include "devices/virtio/core/function.h"
+#include "nestbench/vmm/base/mutant.h"
+
 namespace nestbench::vmm::virtio {
 namespace {
 
@@ -49,6 +52,10 @@ std::uint64_t Sum(std::span<const std::byte> bytes) {
 std::uint16_t Fold(std::uint64_t sum) {
   while (sum >> 16 != 0) sum = (sum & 0xFFFF) + (sum >> 16);
   return static_cast<std::uint16_t>(~sum & 0xFFFF);
+}
+
+bool ChecksumFits(const virtio_net_hdr& header, std::size_t frame_bytes) {
+  return std::size_t{header.csum_start} + header.csum_offset + sizeof(std::uint16_t) <= frame_bytes;
 }
 
 struct Layers {
@@ -99,10 +106,35 @@ void FinishHeaders(const Layers& layers, std::span<std::byte> segment) {
 
 }  // namespace
 
+bool CheckOffloads(FrameHeader& header, std::span<const std::byte> frame, std::uint64_t features) {
+  const auto agreed = [features](unsigned bit) { return (features & Feature(bit)) != 0; };
+  const virtio_net_hdr said = header.hdr;
+  header = FrameHeader();
+  // VIRTIO_NET_HDR_F_DATA_VALID is a device's word, which no driver may give.
+  if ((said.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0) {
+    if (!agreed(VIRTIO_NET_F_CSUM) || !ChecksumFits(said, frame.size())) return false;
+    header.hdr.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+    header.hdr.csum_start = said.csum_start;
+    header.hdr.csum_offset = said.csum_offset;
+  }
+  if (said.gso_type == VIRTIO_NET_HDR_GSO_NONE) return true;
+  const bool is_ipv6 = said.gso_type == VIRTIO_NET_HDR_GSO_TCPV6;
+  if (!is_ipv6 && said.gso_type != VIRTIO_NET_HDR_GSO_TCPV4) return false;
+  Layers layers;
+  if (!agreed(is_ipv6 ? VIRTIO_NET_F_HOST_TSO6 : VIRTIO_NET_F_HOST_TSO4) || header.hdr.flags == 0 ||
+      said.gso_size == 0 || !FindTcp(frame, layers) || layers.ipv6 != is_ipv6) {
+    return false;
+  }
+  header.hdr.gso_type = said.gso_type;
+  header.hdr.gso_size = said.gso_size;
+  header.hdr.hdr_len = static_cast<__virtio16>(layers.payload);
+  return true;
+}
+
 bool CompleteChecksum(FrameHeader& header, std::span<std::byte> frame) {
+  if (!ChecksumFits(header.hdr, frame.size())) return false;
   const std::size_t start = header.hdr.csum_start;
   const std::size_t place = start + header.hdr.csum_offset;
-  if (start > frame.size() || place + 2 > frame.size()) return false;
   // The field already holds the sum of the pseudo header.
   std::uint16_t sum = Fold(Sum(frame.subspan(start)));
   if (sum == 0) sum = 0xFFFF;  // RFC 768: for UDP zero means that there is none; for TCP both are right
@@ -111,8 +143,8 @@ bool CompleteChecksum(FrameHeader& header, std::span<std::byte> frame) {
   return true;
 }
 
-bool SegmentTcp(const FrameHeader& header, std::span<std::byte> frame,
-                const std::function<void(std::span<const std::byte>)>& send) {
+bool SegmentTcp(const FrameHeader& header, std::span<const std::byte> frame,
+                const std::function<bool(std::span<const std::byte>)>& send) {
   Layers layers;
   const std::size_t size = header.hdr.gso_size;
   if (size == 0 || !FindTcp(frame, layers)) return false;
@@ -131,8 +163,8 @@ bool SegmentTcp(const FrameHeader& header, std::span<std::byte> frame,
     if (offset + part.size() < payload.size()) flags &= ~(kTcpFin | kTcpPush);  // only the last one says these
     if (index != 0) flags &= ~kTcpCwr;                                          // and only the first one this
     FinishHeaders(layers, segment);
-    send(segment);
-    if (part.empty()) break;
+    const bool more = send(segment) || Mutated("virtio-net-segments-without-end");
+    if (!more || part.empty()) break;
   }
   return true;
 }

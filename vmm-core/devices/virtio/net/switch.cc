@@ -67,7 +67,15 @@ class SwitchPort final : public NetPort {
   [[nodiscard]] bool Send(std::uint16_t /*pair*/, std::span<const iovec> frame) override {
     const std::size_t size = CopyOut(frame, 0, scratch_);
     if (size < kFrameHeaderBytes + kEthernetMinBytes) return false;
-    state_->Forward(*this, std::span(scratch_).first(size));
+    const auto whole = std::span(scratch_).first(size);
+    FrameHeader header;
+    std::memcpy(&header, whole.data(), sizeof(header));
+    const bool honest = CheckOffloads(header, whole.subspan(kFrameHeaderBytes), Features());
+    if (!Mutated("virtio-switch-lies-pass")) {
+      if (!honest) return false;
+      std::memcpy(whole.data(), &header, sizeof(header));
+    }
+    state_->Forward(*this, whole);
     return true;
   }
 
@@ -91,25 +99,30 @@ class SwitchPort final : public NetPort {
     FrameHeader header;
     std::memcpy(&header, frame.data(), sizeof(header));
     const std::scoped_lock lock(mutex_);
+    if (frames_.size() >= Switch::kPortMaxFrames) {
+      ++counters_.dropped_frames;  // before any work is done for it: a sender could keep all others waiting
+      return;
+    }
     const auto agreed = [this](unsigned bit) { return (features_ & Feature(bit)) != 0; };
     const unsigned kind = header.hdr.gso_type & ~static_cast<unsigned>(VIRTIO_NET_HDR_GSO_ECN);
     const bool takes_long = (kind == VIRTIO_NET_HDR_GSO_TCPV4 && agreed(VIRTIO_NET_F_GUEST_TSO4)) ||
                             (kind == VIRTIO_NET_HDR_GSO_TCPV6 && agreed(VIRTIO_NET_F_GUEST_TSO6));
     if (kind != VIRTIO_NET_HDR_GSO_NONE && !takes_long) {
-      std::vector<std::byte> copy(frame.begin() + kFrameHeaderBytes, frame.end());
-      if (!SegmentTcp(header, copy, [this](std::span<const std::byte> segment) { Store(FrameHeader(), segment); })) {
-        ++counters_.dropped_frames;
-      }
+      const auto store = [this](std::span<const std::byte> segment) { return Store(FrameHeader(), segment); };
+      if (!SegmentTcp(header, frame.subspan(kFrameHeaderBytes), store)) ++counters_.dropped_frames;
       return;
     }
     const bool unfinished = (header.hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0;
     if (unfinished && !agreed(VIRTIO_NET_F_GUEST_CSUM)) {
       std::vector<std::byte> copy(frame.begin() + kFrameHeaderBytes, frame.end());
-      if (CompleteChecksum(header, copy)) return Store(FrameHeader(), copy);
-      ++counters_.dropped_frames;
+      if (CompleteChecksum(header, copy)) {
+        (void)Store(FrameHeader(), copy);
+      } else {
+        ++counters_.dropped_frames;
+      }
       return;
     }
-    Store(header, frame.subspan(kFrameHeaderBytes));
+    (void)Store(header, frame.subspan(kFrameHeaderBytes));
   }
 
   [[nodiscard]] SwitchPortCounters counters() const {
@@ -118,10 +131,16 @@ class SwitchPort final : public NetPort {
   }
 
  private:
-  void Store(const FrameHeader& header, std::span<const std::byte> frame) {
+  [[nodiscard]] std::uint64_t Features() const {
+    const std::scoped_lock lock(mutex_);
+    return features_;
+  }
+
+  // False when there was no room.
+  [[nodiscard]] bool Store(const FrameHeader& header, std::span<const std::byte> frame) {
     if (frames_.size() >= Switch::kPortMaxFrames) {
       ++counters_.dropped_frames;
-      return;
+      return false;
     }
     std::vector<std::byte> buffer;
     if (!spare_.empty()) {
@@ -133,6 +152,7 @@ class SwitchPort final : public NetPort {
     std::memcpy(buffer.data() + kFrameHeaderBytes, frame.data(), frame.size());
     frames_.push_back(std::move(buffer));
     if (frames_.size() == 1) RingEventFd(event_.get());
+    return true;
   }
 
   std::shared_ptr<Switch::State> state_;

@@ -70,6 +70,8 @@ struct Tenant {
 struct FleetOptions {
   std::filesystem::path tenant_program;
   std::vector<std::filesystem::path> images;  // a Spawn names one by its position
+  int disk = -1;  // descriptor of the disk of those tenants that have one; borrowed until Start() returns and, with
+                  // zones, for the fleet's life; -1: none has
 };
 
 // Starts a program in a zone: the argument list of the runtime for `command`, which inherits `socket`.

@@ -17,7 +17,7 @@
 namespace nestbench::tenants {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4354'424E;  // "NBTC" in memory
-inline constexpr std::uint16_t kMessageVersion = 1;
+inline constexpr std::uint16_t kMessageVersion = 2;
 inline constexpr std::size_t kMaxMessageBytes = 32768;
 inline constexpr std::size_t kMaxImages = 32;
 
@@ -70,6 +70,8 @@ struct Spawn {
   std::uint32_t may_fork;       // 1: the system-call filter lets it start processes (a fork bomb has to)
   std::uint32_t attach_event;   // 1: writes to the event port and page of a guest end in the kernel, as ioeventfd
   std::uint32_t starts_itself;  // 1: it is born where it belongs, and does not wait for kStart
+  std::uint32_t has_disk;       // 1: the disk that the program was started with
+  std::int32_t io_cpu;          // of the thread of a guest's device; -1: not pinned
 };
 
 struct Spawned {
@@ -126,6 +128,9 @@ enum class VmmFault : std::uint32_t {
   kThreadExhaustion = 6,
   kDiskFull = 7,
   kBusyLoop = 8,  // the VMM's own code spins; no guest runs and no heartbeat is sent
+  // Of what a guest's disk stands on: from now on each request fails. The guest is told, and what it then does counts.
+  kDiskInputOutput = 9,  // EIO: a medium that broke
+  kDiskNoSpace = 10,     // ENOSPC: thin provisioning that ran out
 };
 inline constexpr std::uint32_t kFirstGuestFault = 1000;
 

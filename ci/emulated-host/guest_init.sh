@@ -1,0 +1,94 @@
+#!/bin/sh
+# First process of the Linux guest. What it does stands on the kernel's command line: task=NAME, and what that needs;
+# without a task, a shell on the console. Lines that begin with "guest: " are for whoever reads the console.
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/root TERM=dumb
+mount -t proc proc /proc
+echo "guest: init after $(cut -d ' ' -f 1 /proc/uptime) s"
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmpfs /tmp
+hostname guest
+ip link set lo up
+# shellcheck source=/dev/null
+. /etc/modules.sh
+
+readonly host=10.9.0.1
+
+value_of() {  # NAME: its value on the command line
+  sed -n "s/.*\b$1=\([^ ]*\).*/\1/p" /proc/cmdline
+}
+
+say() { echo "guest: $*"; }
+
+end() {  # how it went
+  say "$1"
+  poweroff -f
+  sleep 1000
+}
+
+disk() { mount -t ext4 /dev/vda /mnt || end "failed: /dev/vda cannot be mounted"; }
+
+network() {
+  { ip addr add 10.9.0.2/24 dev eth0 && ip link set eth0 up; } || end "failed: there is no network"
+}
+
+sum() { sha256sum | cut -d ' ' -f 1; }
+
+# Files of random size and content, each safe (fsync) under its last name before it is named on the console; and beside
+# them files that come and go, so that the journal always has something unfinished in it.
+write_files() {  # WRITER
+  local number=0 name size
+  mkdir -p "/mnt/$1"
+  while :; do
+    number=$((number + 1))
+    name=/mnt/$1/$number
+    size=$((4 + $(od -An -N1 -tu1 /dev/urandom) * 2))
+    dd if=/dev/urandom of="$name.part" bs=1k count="$size" conv=fsync 2>/dev/null || end "failed: cannot write"
+    mv "$name.part" "$name" && sync "$name" || end "failed: cannot fsync"
+    say "safe $(sum <"$name") $name"
+  done
+}
+churn() {
+  local number=0
+  mkdir -p /mnt/churn
+  while :; do
+    number=$((number + 1))
+    dd if=/dev/zero of="/mnt/churn/$((number % 50))" bs=16k count=$((number % 7)) 2>/dev/null
+    rm -f "/mnt/churn/$((number * 7 % 50))"
+  done
+}
+
+# What was safe must be there, whole.
+check_files() {
+  nc "$host" 9001 </dev/null >/tmp/safe || end "failed: no list of files came"
+  sha256sum -c /tmp/safe >/tmp/checked 2>&1 || end "failed: $(grep -v ': OK$' /tmp/checked)"
+  say "intact $(grep -c ': OK$' /tmp/checked) files"
+}
+
+case $(value_of task) in
+  '')
+    say "shell after $(cut -d ' ' -f 1 /proc/uptime) s, $(nproc) CPUs"
+    setsid cttyhack sh
+    end "the shell has ended"
+    ;;
+  write)
+    disk
+    write_files a &
+    write_files b &
+    churn &
+    wait
+    ;;
+  check)
+    disk
+    network
+    check_files
+    # MIB of random bytes from there, and back.
+    nc "$host" 9002 </dev/null | tee /tmp/bytes | sum >/tmp/sum
+    say "received $(wc -c </tmp/bytes) $(cat /tmp/sum)"
+    nc "$host" 9003 </tmp/bytes
+    umount /mnt || end "failed: cannot unmount"
+    end "passed on $(nproc) CPUs"
+    ;;
+esac
+end "failed: no task \"$(value_of task)\""
