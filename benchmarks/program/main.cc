@@ -203,15 +203,17 @@ int Main(int argc, char** argv) {
       Footer("  nestbench run overhead --profile standard\n"
              "  nestbench run all --filter 'cpu_' --rounds 10 --seed 1 --out DIR\n"
              "  nestbench run exits --json-only\n"
-             "  nestbench run io --profile standard --reference fio\n"
+             "  nestbench run io --profile standard --reference fio,iperf3\n"
              "  nestbench run density --guests 2000 --idle\n"
              "  nestbench run density --budget-memory 1G --budget-cpus 1.5\n"
              "  nestbench run containment --tries 20 --profile standard\n"));
   AddRunOptions(*run, request);
   AddTenantOptions(*run, request);
-  std::string reference;
-  run->add_option("--reference", reference, "of io: fio's numbers beside ours; Debian package fio")
-      ->check(CLI::IsMember({"fio"}));
+  std::vector<std::string> references;
+  run->add_option("--reference", references,
+                  "of io: the numbers of fio or iperf3 beside ours, or of both (fio,iperf3); Debian packages")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fio", "iperf3"}));
 
   bool ids_only = false;
   std::string list_profile = "full";
@@ -289,7 +291,8 @@ int Main(int argc, char** argv) {
     return Run(request);
   }
   if (run->parsed()) {
-    request.io.fio = reference == "fio";
+    request.io.fio = std::ranges::find(references, "fio") != references.end();
+    request.io.iperf3 = std::ranges::find(references, "iperf3") != references.end();
     request.scenarios = {scenario};
     if (scenario == "all") request.scenarios.assign(kScenarioNames.begin(), kScenarioNames.end());
     return Run(request);

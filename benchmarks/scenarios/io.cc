@@ -21,6 +21,7 @@
 #include "fio.h"
 #include "guest_rounds.h"
 #include "io_workloads.h"
+#include "iperf3.h"
 #include "nestbench/result/id.h"
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/describe.h"
@@ -49,7 +50,7 @@ constexpr double kSpinSeconds = 100e-6;
 constexpr std::uint64_t kResendMs = 100;
 constexpr std::uint64_t kGiveUpMs = 5000;
 
-enum class Side : std::uint8_t { kBare, kVm, kFio };
+enum class Side : std::uint8_t { kBare, kVm, kFio, kIperf3 };
 
 std::string_view ToString(Side side) {
   switch (side) {
@@ -58,9 +59,11 @@ std::string_view ToString(Side side) {
     case Side::kVm:
       return "vm";
     case Side::kFio:
+      return "fio";
+    case Side::kIperf3:
       break;
   }
-  return "fio";
+  return "iperf3";
 }
 
 // One side of a workload: a process that gives a round to each of these measurements.
@@ -93,6 +96,8 @@ bool Tells(Side side, const IoWorkload& workload, IoMetric metric) {
       return !workload.guest_only && metric != IoMetric::kExits;
     case Side::kVm:
       return true;
+    case Side::kIperf3:
+      return workload.network() != nullptr && metric == IoMetric::kBandwidth;
     case Side::kFio:
       break;
   }
@@ -102,6 +107,7 @@ bool Tells(Side side, const IoWorkload& workload, IoMetric metric) {
 std::vector<Job> SelectJobs(const RunContext& context) {
   std::vector<Side> sides = {Side::kBare, Side::kVm};
   if (context.io.fio) sides.push_back(Side::kFio);
+  if (context.io.iperf3) sides.push_back(Side::kIperf3);
   std::vector<Job> jobs;
   for (IoWorkload& workload : IoWorkloads()) {
     if (workload.profile > context.profile) continue;
@@ -221,6 +227,15 @@ class IoRun {
         fio_problem = found.error().ToString();
       }
     }
+    std::string iperf3_problem;
+    if (context_.io.iperf3) {
+      auto found = FindIperf3();
+      if (found) {
+        iperf3_ = std::move(*found);
+      } else {
+        iperf3_problem = found.error().ToString();
+      }
+    }
     for (Job& job : jobs_) {
       for (Subject& subject : job.subjects) {
         std::pair<result::Status, std::string> state = {result::Status::kOk, {}};
@@ -230,6 +245,9 @@ class IoRun {
           state = {result::Status::kUnsupported, context_.vm_unsupported};
         }
         if (subject.side == Side::kFio && !fio_problem.empty()) state = {result::Status::kUnsupported, fio_problem};
+        if (subject.side == Side::kIperf3 && !iperf3_problem.empty()) {
+          state = {result::Status::kUnsupported, iperf3_problem};
+        }
         subject.active = state.first == result::Status::kOk;
         if (auto announced = AnnounceSubject(job, subject, state.first, state.second); !announced) return announced;
       }
@@ -317,8 +335,9 @@ class IoRun {
       Subject& subject = job.subjects[index];
       if (!subject.active) continue;
       progress.Step(subject.ids.front().second);
-      const bool by_fio = subject.side == Side::kFio;
-      auto done = by_fio ? RunFioOnce(job, subject, round, order, arm) : RunProcess(job, subject, round, order, arm);
+      auto done = subject.side == Side::kFio      ? RunFioOnce(job, subject, round, order, arm)
+                  : subject.side == Side::kIperf3 ? RunIperf3Once(job, subject, round, order, arm)
+                                                  : RunProcess(job, subject, round, order, arm);
       if (!done) return done;
       ++order;
       if (StopSignal() != 0) return {};
@@ -367,6 +386,26 @@ class IoRun {
     auto numbers = RunFio(fio_, load, path, disk_bytes_, context_.cpu, context_.seed + round, std::chrono::seconds(1));
     if (StopSignal() != 0) return {};
     if (!numbers) return GiveUp(subject, result::Status::kError, numbers.error().ToString());
+    return AddReference(subject, round, order, arm, [&](IoMetric metric) { return NumberOf(metric, *numbers); });
+  }
+
+  result::Result<void> RunIperf3Once(const Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
+                                     result::Arm arm) {
+    const NetLoad& load = *job.workload.network();  // Tells() lets iperf3 near nothing else
+    auto bytes_per_s = RunIperf3(iperf3_, load, context_.cpu, peer_cpu_, std::chrono::seconds(1));
+    if (StopSignal() != 0) return {};
+    if (!bytes_per_s) {
+      const bool can = bytes_per_s.error().kind != vmm::ErrorKind::kUnsupported;
+      return GiveUp(subject, can ? result::Status::kError : result::Status::kUnsupported,
+                    bytes_per_s.error().ToString());
+    }
+    return AddReference(subject, round, order, arm, [&](IoMetric) { return std::optional(*bytes_per_s / 1e6); });
+  }
+
+  // A round of another program: one sample of what it says itself.
+  template <typename Number>
+  result::Result<void> AddReference(Subject& subject, std::uint32_t round, std::uint32_t order, result::Arm arm,
+                                    Number number) {
     ++subject.measured_processes;
     for (const auto& [metric, id] : subject.ids) {
       result::Round record;
@@ -374,7 +413,7 @@ class IoRun {
       record.order = order;
       record.arm = arm;
       record.iterations = 1;
-      record.samples = {NumberOf(metric, *numbers).value_or(0)};
+      record.samples = {number(metric).value_or(0)};
       if (auto added = journal_.AddRound(id, record); !added) return added;
     }
     return {};
@@ -496,6 +535,7 @@ class IoRun {
   int peer_cpu_;
   std::map<std::string, Image, std::less<>> images_;
   std::filesystem::path fio_;
+  std::filesystem::path iperf3_;
   std::optional<ScratchDisk> file_;
   std::optional<ScratchDisk> fio_file_;
   std::optional<ScratchDisk> fio_ram_;
@@ -522,7 +562,7 @@ Description DescribeIo(std::string_view id) {
     auto* made = new std::map<std::string, Description, std::less<>>;
     static const std::vector<IoWorkload> kWorkloads = IoWorkloads();
     for (const IoWorkload& workload : kWorkloads) {
-      for (const Side side : {Side::kBare, Side::kVm, Side::kFio}) {
+      for (const Side side : {Side::kBare, Side::kVm, Side::kFio, Side::kIperf3}) {
         for (const IoMetric metric : workload.metrics) {
           made->emplace(IdOf(workload, metric, side), Description{workload.UnitOf(metric), workload.summary});
         }

@@ -25,6 +25,7 @@
 #include "devices/virtio/net/port.h"
 #include "devices/virtio/net/tap.h"
 #include "nestbench/payload/datagram.h"
+#include "nestbench/substrates/net_namespaces.h"
 
 namespace nestbench::substrates {
 namespace {
@@ -46,8 +47,9 @@ Error CannotMakeNamespace(int error_number) {
 // Leaves the network namespace for a fresh one; as somebody who may not, inside a fresh user namespace.
 Result<void> EnterFreshNamespace() {
   if (::unshare(CLONE_NEWNET) == 0) return {};
-  if (errno == EPERM && ::unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0) return {};
-  return Fail(CannotMakeNamespace(errno));
+  const int error_number = errno;
+  if (error_number == EPERM && ::unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0) return {};
+  return Fail(CannotMakeNamespace(error_number));
 }
 
 Result<UniqueFd> OpenNamespace() {
@@ -214,26 +216,36 @@ Result<void> MakeVethPair(int other) {
 
 }  // namespace
 
-Result<VethWire> MakeVethWire() {
+Result<void> EnterNamespace(const UniqueFd& network_namespace) {
+  if (::setns(network_namespace.get(), CLONE_NEWNET) != 0)
+    return Fail(Error::System("setns", errno, "network namespace"));
+  return {};
+}
+
+Result<VethNamespaces> MakeVethNamespaces() {
   if (auto entered = EnterFreshNamespace(); !entered) return Fail(std::move(entered.error()));
-  auto peer_namespace = OpenNamespace();
-  if (!peer_namespace) return Fail(std::move(peer_namespace.error()));
-  if (auto entered = EnterFreshNamespace(); !entered) return Fail(std::move(entered.error()));
-  auto own_namespace = OpenNamespace();
-  if (!own_namespace) return Fail(std::move(own_namespace.error()));
-  if (auto made = MakeVethPair(peer_namespace->get()); !made) return Fail(std::move(made.error()));
-  if (auto done = ConfigureInterface(Station::kMeasured); !done) return Fail(std::move(done.error()));
-  const auto enter = [](const UniqueFd& fd) -> Result<void> {
-    if (::setns(fd.get(), CLONE_NEWNET) != 0) return Fail(Error::System("setns", errno, "network namespace"));
-    return {};
-  };
-  if (auto entered = enter(*peer_namespace); !entered) return Fail(std::move(entered.error()));
-  if (auto done = ConfigureInterface(Station::kPeer); !done) return Fail(std::move(done.error()));
-  auto peer = OpenSocket(Station::kPeer);
+  auto peer = OpenNamespace();
   if (!peer) return Fail(std::move(peer.error()));
-  if (auto entered = enter(*own_namespace); !entered) return Fail(std::move(entered.error()));
+  if (auto entered = EnterFreshNamespace(); !entered) return Fail(std::move(entered.error()));
+  auto measured = OpenNamespace();
+  if (!measured) return Fail(std::move(measured.error()));
+  if (auto made = MakeVethPair(peer->get()); !made) return Fail(std::move(made.error()));
+  if (auto done = ConfigureInterface(Station::kMeasured); !done) return Fail(std::move(done.error()));
+  if (auto entered = EnterNamespace(*peer); !entered) return Fail(std::move(entered.error()));
+  if (auto done = ConfigureInterface(Station::kPeer); !done) return Fail(std::move(done.error()));
+  if (auto entered = EnterNamespace(*measured); !entered) return Fail(std::move(entered.error()));
+  return VethNamespaces{std::move(*measured), std::move(*peer)};
+}
+
+Result<VethWire> MakeVethWire() {
+  auto namespaces = MakeVethNamespaces();
+  if (!namespaces) return Fail(std::move(namespaces.error()));
   auto measured = OpenSocket(Station::kMeasured);
   if (!measured) return Fail(std::move(measured.error()));
+  if (auto entered = EnterNamespace(namespaces->peer); !entered) return Fail(std::move(entered.error()));
+  auto peer = OpenSocket(Station::kPeer);
+  if (!peer) return Fail(std::move(peer.error()));
+  if (auto entered = EnterNamespace(namespaces->measured); !entered) return Fail(std::move(entered.error()));
   return VethWire{std::move(*measured), std::move(*peer)};
 }
 
