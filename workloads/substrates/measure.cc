@@ -209,13 +209,23 @@ class Measurer {
     return {};
   }
 
+  // A batch of a network workload is several windows long: a shorter one is nothing but the beginning and the end of a
+  // stream, and on a busy host one wait for a CPU makes it look long enough.
+  [[nodiscard]] std::uint64_t LeastIterations() const {
+    constexpr std::uint64_t kWindows = 8;
+    constexpr std::uint64_t kRoundTrips = 64;
+    if (request_.network.peer == NetPeer::kNone) return 1;
+    return std::max(kWindows * std::min(request_.parameters[1], payload::kNetMaxWindow), kRoundTrips);
+  }
+
   // Doubles, or jumps once the batch is long enough to tell, until a batch takes about the target time. Long enough
   // twice in a row: a batch of few operations that was interrupted looks long, and would make every later one far too
   // short.
   Step Calibrate() {
     iterations_ = request_.iterations;
     const auto target_ns = static_cast<double>(request_.batch_target_ns);
-    for (std::uint64_t tried = 1; iterations_ == 0; tried *= 2) {
+    const std::uint64_t least = LeastIterations();
+    for (std::uint64_t tried = least; iterations_ == 0; tried *= 2) {
       iterations_ = tried;
       const auto is_enough = [&](double batch_ns) { return batch_ns >= target_ns / 8 || tried >= kMaxIterations; };
       Batch batch;
@@ -228,8 +238,8 @@ class Measurer {
       last_operation_ns_ = batch_ns / static_cast<double>(tried);
       if (is_enough(batch_ns)) {
         const double scale = target_ns / std::max(batch_ns, 1.0);
-        iterations_ = static_cast<std::uint64_t>(
-            std::clamp(static_cast<double>(tried) * scale, 1.0, static_cast<double>(kMaxIterations)));
+        iterations_ = static_cast<std::uint64_t>(std::clamp(
+            static_cast<double>(tried) * scale, static_cast<double>(least), static_cast<double>(kMaxIterations)));
       } else {
         iterations_ = 0;
       }

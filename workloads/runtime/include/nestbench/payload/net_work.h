@@ -106,7 +106,6 @@ class NetWork {
         size_bytes_(static_cast<std::uint32_t>(args.parameters[0]) - kDatagramHeaderBytes),
         window_(static_cast<std::uint32_t>(args.parameters[1])),
         spin_ticks_(args.parameters[2]),
-        ticks_per_ms_(args.parameters[5]),
         resend_ticks_(args.parameters[3] * args.parameters[5]),
         give_up_ticks_(args.parameters[4] * args.parameters[5]),
         sleep_ms_(static_cast<std::uint32_t>(args.parameters[3])),
@@ -384,7 +383,6 @@ class NetWork {
   std::uint32_t size_bytes_;  // of a message with data
   std::uint32_t window_;
   std::uint64_t spin_ticks_;
-  std::uint64_t ticks_per_ms_;
   std::uint64_t resend_ticks_;
   std::uint64_t give_up_ticks_;
   std::uint32_t sleep_ms_;
