@@ -50,7 +50,8 @@ def protocol_seeds() -> dict[str, bytes]:
         "protocol": 3, "substrate": "vm", "image": "cpu_integer.elf", "operation": 0, "parameters": [0] * 8, "seed": 1,
         "arena_bytes": 0, "host_page_bytes": 4096, "guest_page_bytes": 4096, "reset_arena": False, "cpu": -1,
         "iterations": 0, "batch_target_ns": 10000000, "samples": 5, "max_warmup_batches": 3,
-        "deadline_ns": 1000000000, "tsc_hz": 2.5e9, "doorbell": "port", "latencies": False, "disk": "none", "disk_path": "", "disk_bytes": 0,
+        "deadline_ns": 1000000000, "tsc_hz": 2.5e9, "doorbell": "port",
+        "latencies": False, "disk": "none", "disk_path": "", "disk_bytes": 0,
         "disk_doorbell_exits": False, "disk_polling": False, "io_cpu": -1, "net_peer": "none",
         "net_doorbell_exits": False, "net_polling": False, "net_bytes_per_s": 0, "net_io_cpu": -1, "net_peer_cpu": -1,
     }  # fmt: skip
