@@ -10,7 +10,9 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
 #include <thread>
@@ -20,10 +22,12 @@
 #include "devices/virtio/block/file_disk.h"
 #include "devices/virtio/block/ram_disk.h"
 #include "devices/virtio/net/net.h"
+#include "devices/virtio/net/switch.h"
 #include "devices/virtio/net/tap.h"
 #include "devices/virtio/rng/rng.h"
 #include "exit_codes.h"
 #include "nestbench/vmm/kvm/kvm_device.h"
+#include "nestbench/vmm/loader/linux.h"
 #include "nestbench/vmm/loader/loaded_file.h"
 #include "nestbench/vmm/machine/linux_machine.h"
 
@@ -43,9 +47,56 @@ constexpr const char* kCommandLine = "console=ttyS0 reboot=k panic=-1 pci=off";
 std::atomic<int> stop_signal{0};
 void OnSignal(int number) { stop_signal.store(number, std::memory_order_relaxed); }
 
+// When the console said what: one JSON object on a line for each of its lines, and one for the entry.
+// {"ns": since the start of the command, "event": "entered"} or {"ns", "line": text}.
+class Timeline {
+ public:
+  static Result<std::unique_ptr<Timeline>> Create(const std::string& path) {
+    std::FILE* file = std::fopen(path.c_str(), "we");
+    if (file == nullptr) return Fail(Error::System("open", errno, path));
+    return std::make_unique<Timeline>(file);
+  }
+  explicit Timeline(std::FILE* file) : file_(file) {}
+  ~Timeline() { std::fclose(file_); }
+  Timeline(const Timeline&) = delete;
+  Timeline& operator=(const Timeline&) = delete;
+
+  void Event(std::string_view name) { Write({{"ns", Now()}, {"event", name}}); }
+
+  // Output of the guest, in pieces as they come. A line counts from when its end was written.
+  void Text(std::span<const std::byte> bytes) {
+    for (const std::byte byte : bytes) {
+      const char character = std::to_integer<char>(byte);
+      if (character == '\n' || line_.size() >= kMaxLineBytes) {
+        Write({{"ns", Now()}, {"line", line_}});
+        line_.clear();
+      }
+      if (character != '\n' && character != '\r') line_ += character;
+    }
+  }
+
+ private:
+  static constexpr std::size_t kMaxLineBytes = 4096;
+
+  [[nodiscard]] std::int64_t Now() const {
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now() - start_).count();
+  }
+  // Line by line, so that a guest that is killed leaves what was.
+  void Write(const nlohmann::json& entry) {
+    const std::string text = entry.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    if (std::fputs(text.c_str(), file_) >= 0) std::fflush(file_);
+  }
+
+  std::FILE* file_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::string line_;
+};
+
 class Terminal final : public vmm::ByteSink {
  public:
+  explicit Terminal(Timeline* timeline) : timeline_(timeline) {}
   void Put(std::span<const std::byte> bytes) override {
+    if (timeline_ != nullptr) timeline_->Text(bytes);
     while (!bytes.empty()) {
       const ssize_t written = ::write(STDOUT_FILENO, bytes.data(), bytes.size());
       if (written < 0 && errno == EINTR) continue;
@@ -53,6 +104,9 @@ class Terminal final : public vmm::ByteSink {
       bytes = bytes.subspan(static_cast<std::size_t>(written));
     }
   }
+
+ private:
+  Timeline* timeline_;  // may be nullptr
 };
 
 // Keys go to the guest one by one and unechoed while this lives.
@@ -151,8 +205,21 @@ Result<std::unique_ptr<vmm::virtio::Disk>> OpenDisk(std::string_view text) {
   return std::unique_ptr<vmm::virtio::Disk>(std::move(*disk));
 }
 
+// tap:NAME, or a port of the switch that all of this guest's `switch` cards share.
+Result<std::unique_ptr<vmm::virtio::NetPort>> OpenNet(const std::string& text, vmm::virtio::Switch& shared) {
+  constexpr std::string_view kTap = "tap:";
+  if (text == "switch") return shared.AddPort();
+  if (!text.starts_with(kTap)) {
+    return Fail(Error::InvalidArgument("--net", fmt::format("`{}`: tap:NAME or switch", text)));
+  }
+  auto tap = vmm::virtio::Tap::Open(text.substr(kTap.size()));
+  if (!tap) return Fail(std::move(tap.error()));
+  return std::unique_ptr<vmm::virtio::NetPort>(std::move(*tap));
+}
+
 // The devices in the order in which the guest finds them.
 struct Devices {
+  vmm::virtio::Switch shared_switch;
   std::vector<std::unique_ptr<vmm::virtio::Function>> functions;
   std::vector<std::string> names;
   std::vector<vmm::virtio::Block*> blocks;
@@ -164,13 +231,13 @@ struct Devices {
   }
 };
 
-Result<Devices> MakeDevices(const BootRequest& request) {
-  Devices devices;
+Result<std::unique_ptr<Devices>> MakeDevices(const BootRequest& request) {
+  auto devices = std::make_unique<Devices>();
   const auto add_disk = [&](std::unique_ptr<vmm::virtio::Disk> disk, const std::string& name) {
     auto block = std::make_unique<vmm::virtio::Block>(
         std::move(disk), vmm::virtio::BlockOptions{.polling = Polling(request), .serial = "nestbench"});
-    devices.blocks.push_back(block.get());
-    devices.Add(std::move(block), name);
+    devices->blocks.push_back(block.get());
+    devices->Add(std::move(block), name);
   };
   for (const std::string& text : request.disks) {
     auto disk = OpenDisk(text);
@@ -184,22 +251,20 @@ Result<Devices> MakeDevices(const BootRequest& request) {
   }
   std::uint8_t number = 0;
   for (const std::string& text : request.nets) {
-    constexpr std::string_view kTap = "tap:";
-    if (!text.starts_with(kTap)) return Fail(Error::InvalidArgument("--net", fmt::format("`{}`: tap:NAME", text)));
-    auto tap = vmm::virtio::Tap::Open(text.substr(kTap.size()));
-    if (!tap) return Fail(std::move(tap.error()));
+    auto port = OpenNet(text, devices->shared_switch);
+    if (!port) return Fail(std::move(port.error()));
     vmm::virtio::NetOptions options{.polling = Polling(request)};
     options.mac.back() = static_cast<std::uint8_t>(options.mac.back() + number++);
-    auto net = vmm::virtio::Net::Create(std::move(*tap), options);
+    auto net = vmm::virtio::Net::Create(std::move(*port), options);
     if (!net) return Fail(std::move(net.error()));
-    devices.nets.push_back(net->get());
-    devices.Add(std::move(*net), "network " + text);
+    devices->nets.push_back(net->get());
+    devices->Add(std::move(*net), "network " + text);
   }
-  devices.Add(std::make_unique<vmm::virtio::Rng>(), "entropy");
+  devices->Add(std::make_unique<vmm::virtio::Rng>(), "entropy");
   if (request.balloon) {
     auto balloon = vmm::virtio::Balloon::Create();
     if (!balloon) return Fail(std::move(balloon.error()));
-    devices.Add(std::move(*balloon), "balloon");
+    devices->Add(std::move(*balloon), "balloon");
   }
   return devices;
 }
@@ -213,7 +278,7 @@ int CodeOf(const Error& error) {
       return kExitUsage;
     default:
       // A file that is not there, or may not be opened, is the user's; what the kernel refuses later is not.
-      return error.operation == "open" && !error.detail.starts_with("/dev/kvm") ? kExitUsage : kExitBroke;
+      return error.operation == "open" ? kExitUsage : kExitBroke;
   }
 }
 
@@ -265,6 +330,12 @@ void PrintSummary(const vmm::LinuxMachine& machine, const Devices& devices, doub
 }
 
 Result<int> BootChecked(const BootRequest& request) {
+  std::unique_ptr<Timeline> timeline;
+  if (!request.timeline.empty()) {
+    auto created = Timeline::Create(request.timeline);
+    if (!created) return Fail(std::move(created.error()));
+    timeline = std::move(*created);
+  }
   auto kernel = vmm::LoadedFile::Read(request.kernel, kMaxFileBytes);
   if (!kernel) return Fail(std::move(kernel.error()));
   std::optional<vmm::LoadedFile> initramfs;
@@ -273,12 +344,18 @@ Result<int> BootChecked(const BootRequest& request) {
     if (!read) return Fail(std::move(read.error()));
     initramfs.emplace(std::move(*read));
   }
+  // What is wrong with files and flags is said before what is wrong with the host.
+  if (auto image = vmm::ParseLinux(kernel->bytes()); !image) return Fail(std::move(image.error()));
+  auto made = MakeDevices(request);
+  if (!made) return Fail(std::move(made.error()));
+  const std::unique_ptr<Devices> devices = std::move(*made);
   auto device = vmm::KvmDevice::Open();
-  if (!device) return Fail(std::move(device.error()));
-  auto devices = MakeDevices(request);
-  if (!devices) return Fail(std::move(devices.error()));
+  if (!device) {
+    spdlog::error("unsupported: {}", device.error().ToString());
+    return kExitUnsupported;
+  }
 
-  Terminal terminal;
+  Terminal terminal(timeline.get());
   vmm::LinuxMachineOptions options{.kernel = kernel->bytes(),
                                    .initramfs = initramfs ? initramfs->bytes() : std::span<const std::byte>(),
                                    .command_line = kCommandLine,
@@ -292,7 +369,12 @@ Result<int> BootChecked(const BootRequest& request) {
   for (const auto& function : devices->functions) options.devices.push_back(function.get());
   auto machine = vmm::LinuxMachine::Create(*device, options);
   if (!machine) return Fail(std::move(machine.error()));
+  if (auto refused = vmm::FindRefusedInstruction(*device)) {
+    spdlog::error("unsupported: {}", *refused);
+    return kExitUnsupported;
+  }
 
+  if (timeline) timeline->Event("entered");
   InstallHandlers();
   vmm::LinuxMachine::Limits limits;
   if (request.timeout_s > 0) {
@@ -306,9 +388,9 @@ Result<int> BootChecked(const BootRequest& request) {
     outcome = (*machine)->Run(limits);
   }
   const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
-  fmt::print(stderr, "nestbench: the guest {}: {}{}\n",
-             outcome.end == vmm::LinuxEnd::kUnsupported ? "cannot run here" : "ended", ToString(outcome.end),
-             outcome.text.empty() ? "" : "\n" + outcome.text);
+  fmt::print(stderr, "nestbench: {}{}{}{}\n",
+             outcome.end == vmm::LinuxEnd::kUnsupported ? "" : "the guest ended: ", ToString(outcome.end),
+             outcome.text.empty() ? "" : ": ", outcome.text);
   if (!request.quiet) PrintSummary(**machine, *devices, passed.count());
   return CodeOf(outcome.end);
 }
@@ -318,8 +400,9 @@ Result<int> BootChecked(const BootRequest& request) {
 int Boot(const BootRequest& request) {
   auto code = BootChecked(request);
   if (code) return *code;
-  spdlog::error("{}", code.error().ToString());
-  return CodeOf(code.error());
+  const int exit_code = CodeOf(code.error());
+  spdlog::error("{}{}", exit_code == kExitUnsupported ? "unsupported: " : "", code.error().ToString());
+  return exit_code;
 }
 
 }  // namespace nestbench::program

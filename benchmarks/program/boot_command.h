@@ -12,10 +12,11 @@ struct BootRequest {
   std::string initramfs;                 // empty: none
   std::vector<std::string> disks;        // FILE[,direct][,ro]
   std::vector<std::uint64_t> ram_disks;  // bytes
-  std::vector<std::string> nets;         // tap:NAME
+  std::vector<std::string> nets;         // tap:NAME, switch
   std::uint32_t vcpus = 1;
   std::uint64_t memory_bytes = 512ULL << 20;
   std::string append;
+  std::string timeline;           // a file for when the console said what; empty: none
   double timeout_s = 0;           // 0: none
   bool exit_doorbells = false;    // each doorbell leaves to this process, instead of an ioeventfd
   bool ioctl_interrupts = false;  // each interrupt is an ioctl, instead of an irqfd

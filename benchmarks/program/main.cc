@@ -125,11 +125,12 @@ void AddBootOptions(CLI::App& command, BootRequest& request) {
   command.add_option("--disk", request.disks, "FILE[,direct][,ro]: a file or block device, as often as wanted");
   command.add_option("--ram-disk", request.ram_disks, "a disk of so much memory (64M, 1G)")
       ->transform(CLI::AsSizeValue(false));
-  command.add_option("--net", request.nets, "tap:NAME, as often as wanted");
+  command.add_option("--net", request.nets, "tap:NAME, or switch: cards of one guest on a wire; as often as wanted");
   command.add_option("--cpus", request.vcpus, "vCPUs (default 1)")->check(CLI::Range(1, 64));
   command.add_option("--memory", request.memory_bytes, "of the guest (default 512M)")
       ->transform(CLI::AsSizeValue(false));
   command.add_option("--append", request.append, "more for the kernel's command line");
+  command.add_option("--timeline", request.timeline, "write there when the console said what (lines of JSON)");
   command.add_option("--timeout", request.timeout_s, "seconds; then the guest is ended")->check(CLI::Range(0.1, 1e7));
   command.add_flag("--balloon", request.balloon, "with a balloon device");
   constexpr const char* kPaths = "Ways of the devices, to be measured against each other";

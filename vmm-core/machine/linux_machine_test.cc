@@ -205,6 +205,22 @@ TEST_F(LinuxMachineTest, StartsTheSecondProcessor) {
   EXPECT_EQ(console_.text(), "2");
 }
 
+// Holds on a KVM that runs kernels and on one that emulates them: what it says is what a guest then meets.
+TEST_F(LinuxMachineTest, NamesTheInstructionThatThisKvmRefuses) {
+  const auto refused = FindRefusedInstruction(*device_);
+  // int3, without an interrupt table
+  const auto outcome = Run(KernelOf({0xCC}));
+  EXPECT_EQ(outcome.end, LinuxEnd::kUnsupported);
+  if (refused) {
+    EXPECT_THAT(*refused, HasSubstr("INT3 (cc)"));
+    EXPECT_THAT(*refused, HasSubstr("KVM_EXIT_INTERNAL_ERROR"));
+    EXPECT_THAT(*refused, HasSubstr("rip"));
+    EXPECT_THAT(outcome.text, HasSubstr("KVM_EXIT_INTERNAL_ERROR"));
+  } else {
+    EXPECT_THAT(outcome.text, HasSubstr("KVM_EXIT_SHUTDOWN"));
+  }
+}
+
 TEST_F(LinuxMachineTest, RefusesWhatItCannotBe) {
   const auto kernel = KernelOf({0xF4});
   const auto kind = [&](LinuxMachineOptions options) {
