@@ -2,7 +2,7 @@
 # First process of an emulated host: mounts, loads KVM, runs the command in /out, sends back what it left, switches off.
 # /etc/channels.sh says where output goes: OUTPUT, ERRORS, FILES are names of virtio ports or paths of devices.
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/root TERM=dumb
+export PATH=/bin:/sbin:/opt/nestbench/bin HOME=/root TERM=dumb
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

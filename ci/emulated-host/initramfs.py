@@ -101,21 +101,22 @@ def build(
     programs: Path,
     modules: Mapping[str, str],
     channels: Mapping[str, str],
-    arguments: Sequence[str],
+    command: Sequence[str],
     counted: bool,
+    files: Mapping[PurePosixPath, Path],
 ) -> bytes:
     """`programs`: an installation of nestbench. `modules`: by name, with their parameters. `channels`: variables that
-    init.sh reads. `counted`: the time stamp counter counts instructions."""
+    init.sh reads. `command`: what runs there. `counted`: the time stamp counter counts instructions. `files`: what else
+    is there, by its path there; programs come with their libraries."""
     archive = Archive()
     for name in ("dev", "proc", "sys", "tmp", "run", "root", str(OUT)):
         archive.folder(PurePosixPath(name))
     archive.file(PurePosixPath("bin/busybox"), parts.busybox.read_bytes(), 0o755)
     archive.link(PurePosixPath("bin/sh"), "busybox")
     archive.file(PurePosixPath("init"), (Path(__file__).parent / "init.sh").read_bytes(), 0o755)
-    for path in sorted([*(programs / "bin").rglob("*"), *(programs / "libexec").rglob("*")]):
-        inside = PREFIX / path.relative_to(programs).as_posix()
-        if not path.is_file():
-            continue
+    installed = sorted([*(programs / "bin").rglob("*"), *(programs / "libexec").rglob("*")])
+    everything = {PREFIX / path.relative_to(programs).as_posix(): path for path in installed if path.is_file()}
+    for inside, path in {**everything, **files}.items():
         archive.file(inside, path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
         for library in libraries(path) if _is_program(path) else []:
             archive.file(PurePosixPath(str(library).lstrip("/")), library.read_bytes(), 0o755)
@@ -127,7 +128,6 @@ def build(
     archive.file(PurePosixPath("etc/modules.sh"), "\n".join([*lines, ""]).encode())
     variables = [f"{name}={shlex.quote(value)}" for name, value in channels.items()]
     archive.file(PurePosixPath("etc/channels.sh"), "\n".join([*variables, ""]).encode())
-    command = shlex.join([f"/{PREFIX}/bin/nestbench", *arguments])
     clock = "export NESTBENCH_COST_CLOCK=instructions\n" if counted else ""
-    archive.file(PurePosixPath("etc/command.sh"), f"{clock}exec {command}\n".encode())
+    archive.file(PurePosixPath("etc/command.sh"), f"{clock}exec {shlex.join(command)}\n".encode())
     return archive.pack()

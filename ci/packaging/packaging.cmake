@@ -9,7 +9,7 @@ include(CMakePackageConfigHelpers)
 
 # What the launcher builds for a run; tests are left out.
 add_custom_target(nestbench_run)
-add_dependencies(nestbench_run nestbench nestbench-guest nestbench-tenant nestbench_micro nestbench_density_floor nestbench-conformance nestbench-costs
+add_dependencies(nestbench_run nestbench nestbench-guest nestbench-tenant nestbench_micro nestbench_density_floor nestbench-conformance nestbench-costs nestbench-linux-costs
   nestbench_payload_images)
 
 install(TARGETS nestbench RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
