@@ -1,6 +1,7 @@
 #include "nestbench/vmm/machine/linux_machine.h"
 
 #include <asm/bootparam.h>
+#include <elf.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -35,6 +36,41 @@ std::vector<std::byte> KernelOf(std::initializer_list<int> code) {
   header.cmdline_size = 2047;
   std::memcpy(file.data() + 0x1F1, &header, sizeof(header));
   std::size_t at = kCodeAt;
+  for (const int value : code) file[at++] = static_cast<std::byte>(value);
+  return file;
+}
+
+// A vmlinux whose PVH entry is `code`: one segment at 16 MiB, and the note that says where to enter it.
+std::vector<std::byte> VmlinuxOf(std::initializer_list<int> code) {
+  constexpr std::uint32_t kEntry = 0x100'0000;
+  constexpr std::size_t kNoteAt = 0x100;
+  constexpr std::size_t kSegmentAt = 0x200;
+  std::vector<std::byte> file(kSegmentAt + 256);
+  Elf64_Ehdr header{};
+  std::memcpy(header.e_ident, ELFMAG, SELFMAG);
+  header.e_ident[EI_CLASS] = ELFCLASS64;
+  header.e_ident[EI_DATA] = ELFDATA2LSB;
+  header.e_machine = EM_X86_64;
+  header.e_phentsize = sizeof(Elf64_Phdr);
+  header.e_phoff = sizeof(header);
+  header.e_phnum = 2;
+  std::memcpy(file.data(), &header, sizeof(header));
+  struct Note {
+    Elf64_Nhdr header{4, 4, 18};  // XEN_ELFNOTE_PHYS32_ENTRY
+    char name[4] = {'X', 'e', 'n', 0};
+    std::uint32_t entry = kEntry;
+  } const note;
+  std::memcpy(file.data() + kNoteAt, &note, sizeof(note));
+  Elf64_Phdr programs[2]{};
+  programs[0].p_type = PT_LOAD;
+  programs[0].p_offset = kSegmentAt;
+  programs[0].p_paddr = kEntry;
+  programs[0].p_filesz = programs[0].p_memsz = 256;
+  programs[1].p_type = PT_NOTE;
+  programs[1].p_offset = kNoteAt;
+  programs[1].p_filesz = sizeof(note);
+  std::memcpy(file.data() + sizeof(header), programs, sizeof(programs));
+  std::size_t at = kSegmentAt;
   for (const int value : code) file[at++] = static_cast<std::byte>(value);
   return file;
 }
@@ -84,6 +120,15 @@ class LinuxMachineTest : public ::testing::Test {
 TEST_F(LinuxMachineTest, PassesOutputOnAndSwitchesOff) {
   const auto outcome =
       Run(KernelOf({0xBA, 0xF8, 3, 0, 0, 0xB0, 'x', 0xEE, 0xBA, 4, 6, 0, 0, 0xB8, 0, 0x34, 0, 0, 0x66, 0xEF, 0xF4}));
+  EXPECT_EQ(outcome.end, LinuxEnd::kPoweredOff) << outcome.text;
+  EXPECT_EQ(console_.text(), "x");
+}
+
+// mov edx, 3F8h; mov al, [ebx]; out dx, al; then as above. EBX points to the start information, whose magic number
+// begins with 'x'.
+TEST_F(LinuxMachineTest, EntersByPvh) {
+  const auto outcome =
+      Run(VmlinuxOf({0xBA, 0xF8, 3, 0, 0, 0x8A, 3, 0xEE, 0xBA, 4, 6, 0, 0, 0xB8, 0, 0x34, 0, 0, 0x66, 0xEF, 0xF4}));
   EXPECT_EQ(outcome.end, LinuxEnd::kPoweredOff) << outcome.text;
   EXPECT_EQ(console_.text(), "x");
 }

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Program, in_mount_namespace
+from conftest import Program, in_mount_namespace, measurements
 from test_broken_hosts import NO_KVM
 
 # mov edx, 3F8h; then for each letter: mov al, letter; out dx, al. mov edx, 604h; mov eax, 3400h; out dx, ax; hlt:
@@ -156,3 +156,34 @@ def test_no_dev_kvm(program: Program, kernel: Path, tmp_path: Path, monkeypatch:
     result = program("boot", "--kernel", kernel, prefix=in_mount_namespace(NO_KVM))
     assert result.code == 5, result.err
     result.assert_one_message("unsupported: ", "/dev/kvm")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("linux",), ("linux", "--kernel", "k"), ("exits", "--kernel", "k", "--initrd", "i")]
+)
+def test_the_scenario_needs_a_guest(program: Program, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = program("run", *arguments, "--out", tmp_path / "out")
+    assert result.code == 2, result.err
+    result.assert_one_message("--kernel", "--initrd")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_scenario_measures_the_host_and_says_why_the_guest_was_not(
+    program: Program, kernel: Path, tmp_path: Path, has_guests: bool
+) -> None:
+    """A kernel that only says hello is no guest that measures anything, where it runs at all."""
+    (tmp_path / "initramfs").write_bytes(bytes(512))
+    guest = ("--kernel", kernel, "--initrd", tmp_path / "initramfs")
+    result = program("run", "linux", *guest, "--rounds", "1", "--json-only", "--out", tmp_path / "out")
+    assert result.code in (5, 6), result.err
+    assert program("validate", tmp_path / "out" / "result.json").code == 0
+    found = measurements(tmp_path / "out")
+    bare = found["linux/syscall/call=getppid/bare"]
+    assert bare["status"] == "ok" and [len(entry["samples"]) for entry in bare["rounds"]] == [11, 11]
+    vm = found["linux/syscall/call=getppid/vm"]
+    assert not vm["rounds"]
+    if result.code == 6:
+        assert vm["status"] == "error" and found["linux/boot/part=vmm/vm"]["status"] == "ok"
+        return
+    assert vm["status"] == "unsupported"
+    assert not has_guests or "INT3 (cc)" in vm["reason"]

@@ -31,6 +31,12 @@ struct ContainmentOptions {
   std::uint32_t soak_s = 0;            // random faults among many guests for so long; 0: none
 };
 
+// The Linux guest of the scenario of that name.
+struct LinuxGuest {
+  std::string kernel;     // files for `nestbench boot`
+  std::string initramfs;  // whose init knows task=costs: ci/emulated-host/guest_init.sh
+};
+
 // Which part of the conditions: of `shards` parts the one with this number, from 0.
 struct ConformanceOptions {
   std::uint32_t shard = 0;
@@ -57,6 +63,7 @@ struct RunContext {
   DensityOptions density;
   ContainmentOptions containment;
   ConformanceOptions conformance;
+  LinuxGuest linux_guest;
   std::optional<std::uint32_t> rounds;     // asked for, instead of the profile's own number
   std::optional<std::uint32_t> schedules;  // of attribution, likewise
 };
@@ -87,10 +94,14 @@ Scenario RunConformance;
 // What one privileged operation costs a guest: nestbench-costs, in processes of its own. Ids `costs/...`.
 Scenario RunCosts;
 
+// How a Linux guest starts, and what its kernel's services cost against the same on the host. Ids `linux/...`.
+Scenario RunLinux;
+
 // The ids that each would measure here, in order.
 std::vector<std::string> OverheadIds(const RunContext& context);
 vmm::Result<std::vector<std::string>> ExitsIds(const RunContext& context);
 vmm::Result<std::vector<std::string>> CostsIds(const RunContext& context);
+vmm::Result<std::vector<std::string>> LinuxIds(const RunContext& context);
 std::vector<std::string> DensityIds(const RunContext& context);
 std::vector<std::string> IsolationIds(const RunContext& context);
 std::vector<std::string> ContainmentIds(const RunContext& context);
