@@ -331,6 +331,31 @@ TEST_F(SwitchTest, LearnsWhoIsWhere) {
   EXPECT_EQ(switch_.counters(*a_.port).received_frames, 1U);
 }
 
+// A guest that makes up addresses fills what is its own, and gets back for each that was not remembered.
+TEST_F(SwitchTest, RemembersABoundedNumberOfAddressesOfEachPort) {
+  for (Guest* guest : {&a_, &b_, &c_}) guest->driver->Start(kPlain);
+  const auto send = [](Guest& guest, std::uint16_t to, std::uint16_t from) {
+    std::array<std::uint8_t, kFrameHeaderBytes + 64> frame{};
+    frame[kFrameHeaderBytes + 4] = static_cast<std::uint8_t>(to >> 8);
+    frame[kFrameHeaderBytes + 5] = static_cast<std::uint8_t>(to);
+    frame[kFrameHeaderBytes + 10] = static_cast<std::uint8_t>(from >> 8);
+    frame[kFrameHeaderBytes + 11] = static_cast<std::uint8_t>(from);
+    std::memcpy(guest.driver->Host(kSendAt), frame.data(), frame.size());
+    guest.driver->Offer(kSend, {{kSendAt, frame.size(), false}});
+    ASSERT_TRUE(guest.driver->Await(kSend).came);
+  };
+  // To itself, so that nobody else gets them.
+  for (std::uint16_t i = 1; i <= Switch::kPortMaxAddresses; ++i) send(a_, i, i);
+  EXPECT_EQ(switch_.counters(*b_.port).received_frames, 0U);
+  constexpr std::uint16_t kTooMany = Switch::kPortMaxAddresses + 1;
+  send(a_, kTooMany, kTooMany);
+  EXPECT_TRUE(Arrived(b_));
+  send(b_, kTooMany + 1, kTooMany + 1);  // the others' are their own
+  send(c_, kTooMany + 1, 5);
+  EXPECT_TRUE(Arrived(b_));
+  EXPECT_EQ(switch_.counters(*a_.port).received_frames, 0U);
+}
+
 TEST_F(SwitchTest, DropsWhatAPortHasNoRoomFor) {
   a_.driver->Start(kPlain);
   for (std::size_t i = 0; i < Switch::kPortMaxFrames + 10; ++i) SendFrom(a_, 0xFF, 1);
