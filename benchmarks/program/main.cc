@@ -204,16 +204,18 @@ int Main(int argc, char** argv) {
       Footer("  nestbench run overhead --profile standard\n"
              "  nestbench run all --filter 'cpu_' --rounds 10 --seed 1 --out DIR\n"
              "  nestbench run exits --json-only\n"
-             "  nestbench run io --profile standard --reference fio\n"
+             "  nestbench run io --profile standard --reference fio,iperf3\n"
              "  nestbench run density --guests 2000 --idle\n"
              "  nestbench run linux --kernel vmlinuz --initrd initramfs\n"
              "  nestbench run density --budget-memory 1G --budget-cpus 1.5\n"
              "  nestbench run containment --tries 20 --profile standard\n"));
   AddRunOptions(*run, request);
   AddTenantOptions(*run, request);
-  std::string reference;
-  run->add_option("--reference", reference, "of io: fio's numbers beside ours; Debian package fio")
-      ->check(CLI::IsMember({"fio"}));
+  std::vector<std::string> references;
+  run->add_option("--reference", references,
+                  "of io: the numbers of fio or iperf3 beside ours, or of both (fio,iperf3); Debian packages")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fio", "iperf3"}));
   run->add_option("--kernel", request.linux_guest.kernel, "of the guest, as for nestbench boot")->group("Linux");
   run->add_option("--initrd", request.linux_guest.initramfs, "of the guest, made by ./nestbench linux-guest")
       ->group("Linux");
@@ -294,7 +296,8 @@ int Main(int argc, char** argv) {
     return Run(request);
   }
   if (run->parsed()) {
-    request.io.fio = reference == "fio";
+    request.io.fio = std::ranges::find(references, "fio") != references.end();
+    request.io.iperf3 = std::ranges::find(references, "iperf3") != references.end();
     request.scenarios = {scenario};
     if (scenario == "all") request.scenarios.assign(kScenarioNames.begin(), kScenarioNames.end());
     return Run(request);

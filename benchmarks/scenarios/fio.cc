@@ -48,16 +48,16 @@ vmm::Result<std::filesystem::path> FindFio() {
   return std::filesystem::path(found.string());
 }
 
-vmm::Result<FioNumbers> RunFio(const std::filesystem::path& fio, const IoWorkload& workload, const std::string& path,
+vmm::Result<FioNumbers> RunFio(const std::filesystem::path& fio, const DiskLoad& load, const std::string& path,
                                std::uint64_t size_bytes, int cpu, std::uint64_t seed, std::chrono::seconds run_time) {
   std::vector<std::string> arguments = {
       "--name=reference",
       "--filename=" + path,
-      fmt::format("--rw={}", PatternOf(workload.operation)),
-      fmt::format("--bs={}", workload.block_bytes),
-      fmt::format("--iodepth={}", workload.depth),
+      fmt::format("--rw={}", PatternOf(load.operation)),
+      fmt::format("--bs={}", load.block_bytes),
+      fmt::format("--iodepth={}", load.depth),
       fmt::format("--size={}", size_bytes),
-      fmt::format("--direct={}", workload.disk.kind == substrates::DiskKind::kDirect ? 1 : 0),
+      fmt::format("--direct={}", load.setup.kind == substrates::DiskKind::kDirect ? 1 : 0),
       fmt::format("--cpus_allowed={}", cpu),
       fmt::format("--randseed={}", seed),
       fmt::format("--runtime={}", run_time.count()),
@@ -70,7 +70,7 @@ vmm::Result<FioNumbers> RunFio(const std::filesystem::path& fio, const IoWorkloa
       "--norandommap=1",
       "--thread=1",
       "--output-format=json"};
-  if (workload.operation == DiskOperation::kWriteFlush) arguments.emplace_back("--fdatasync=1");
+  if (load.operation == DiskOperation::kWriteFlush) arguments.emplace_back("--fdatasync=1");
   auto child = RunChild(fio, arguments, "", run_time + std::chrono::seconds(30));
   if (!child) return Fail(std::move(child.error()));
   if (child->exit_code != 0) return Fail(Error::Malformed("fio", child->Describe()));
@@ -112,6 +112,7 @@ std::optional<double> NumberOf(IoMetric metric, const FioNumbers& numbers) {
       return numbers.latency_p99_ns;
     case IoMetric::kLatencyP999:
       return numbers.latency_p999_ns;
+    case IoMetric::kPackets:
     case IoMetric::kCpu:
     case IoMetric::kExits:
     case IoMetric::kTime:

@@ -22,8 +22,8 @@ struct FioNumbers {
   double latency_p999_ns = 0;
 };
 
-// Runs the workload's pattern on `path`, whose first `size_bytes` it overwrites where the workload writes.
-vmm::Result<FioNumbers> RunFio(const std::filesystem::path& fio, const IoWorkload& workload, const std::string& path,
+// Runs the load's pattern on `path`, whose first `size_bytes` it overwrites where the load writes.
+vmm::Result<FioNumbers> RunFio(const std::filesystem::path& fio, const DiskLoad& load, const std::string& path,
                                std::uint64_t size_bytes, int cpu, std::uint64_t seed, std::chrono::seconds run_time);
 
 // What fio's `--output-format=json` says of one job. kMalformed when it is not that. Never throws.

@@ -1,12 +1,16 @@
-// The scenario `io`: what a disk costs through virtio. A guest drives virtio-blk with a payload of ours; its twin, a
-// host process, moves the same blocks in the same order through io_uring on the same file.
+// The scenario `io`: what disks and networks cost through virtio. A guest drives virtio-blk with a payload of ours; its
+// twin, a host process, moves the same blocks in the same order through io_uring on the same file. A guest drives
+// virtio-net, to the host or to another guest; its twin sends the same datagrams over a veth pair.
 //
-// A round of a workload is two fresh processes of each side on one CPU, ABBA, as in `overhead`; the thread of the
-// device has another CPU where there is one. One process gives a round to each metric of its workload.
+// A round of a workload is two fresh processes of each side on one CPU, ABBA, as in `overhead`; the threads of the
+// devices and the network's peer have other CPUs where there are some. One process gives a round to each metric of its
+// workload.
 #include <fmt/format.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <functional>
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <random>
@@ -17,6 +21,7 @@
 #include "fio.h"
 #include "guest_rounds.h"
 #include "io_workloads.h"
+#include "iperf3.h"
 #include "nestbench/result/id.h"
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/describe.h"
@@ -37,13 +42,15 @@ using substrates::DiskKind;
 using substrates::SubstrateKind;
 
 constexpr std::string_view kScenario = "io";
-constexpr std::string_view kImage = "io_disk";
 constexpr std::chrono::seconds kChildSetUpLimit{20};
 // A driver that finds nothing looks for so long before it sleeps: longer than a request of a fast disk takes, shorter
 // than what a CPU is good for otherwise.
 constexpr double kSpinSeconds = 100e-6;
+// A frame that is not acknowledged by then counts as lost: long for a machine whose CPUs are taken, too.
+constexpr std::uint64_t kResendMs = 100;
+constexpr std::uint64_t kGiveUpMs = 5000;
 
-enum class Side : std::uint8_t { kBare, kVm, kFio };
+enum class Side : std::uint8_t { kBare, kVm, kFio, kIperf3 };
 
 std::string_view ToString(Side side) {
   switch (side) {
@@ -52,9 +59,11 @@ std::string_view ToString(Side side) {
     case Side::kVm:
       return "vm";
     case Side::kFio:
+      return "fio";
+    case Side::kIperf3:
       break;
   }
-  return "fio";
+  return "iperf3";
 }
 
 // One side of a workload: a process that gives a round to each of these measurements.
@@ -65,6 +74,7 @@ struct Subject {
   std::uint32_t measured_processes = 0;
   std::uint32_t void_processes = 0;
   std::string void_reason;
+  std::uint64_t resent_frames = 0;
 };
 
 struct Job {
@@ -86,15 +96,18 @@ bool Tells(Side side, const IoWorkload& workload, IoMetric metric) {
       return !workload.guest_only && metric != IoMetric::kExits;
     case Side::kVm:
       return true;
+    case Side::kIperf3:
+      return workload.network() != nullptr && metric == IoMetric::kBandwidth;
     case Side::kFio:
       break;
   }
-  return !workload.guest_only && metric != IoMetric::kExits && metric != IoMetric::kCpu;
+  return workload.disk() != nullptr && !workload.guest_only && metric != IoMetric::kExits && metric != IoMetric::kCpu;
 }
 
 std::vector<Job> SelectJobs(const RunContext& context) {
   std::vector<Side> sides = {Side::kBare, Side::kVm};
   if (context.io.fio) sides.push_back(Side::kFio);
+  if (context.io.iperf3) sides.push_back(Side::kIperf3);
   std::vector<Job> jobs;
   for (IoWorkload& workload : IoWorkloads()) {
     if (workload.profile > context.profile) continue;
@@ -114,14 +127,15 @@ std::vector<Job> SelectJobs(const RunContext& context) {
   return jobs;
 }
 
-// A CPU for the threads of devices: not the one that is measured, where there is another.
-int ChooseIoCpu(int measured) {
+// A CPU beside those that are taken; the last of these where there is none.
+int ChooseCpuBeside(std::initializer_list<int> taken) {
+  const int last = *(taken.end() - 1);
   cpu_set_t set;
-  if (::sched_getaffinity(0, sizeof(set), &set) != 0) return measured;
+  if (::sched_getaffinity(0, sizeof(set), &set) != 0) return last;
   for (int cpu = CPU_SETSIZE - 1; cpu >= 0; --cpu) {
-    if (cpu != measured && CPU_ISSET(static_cast<unsigned>(cpu), &set)) return cpu;
+    if (CPU_ISSET(static_cast<unsigned>(cpu), &set) && std::ranges::find(taken, cpu) == taken.end()) return cpu;
   }
-  return measured;
+  return last;
 }
 
 std::uint64_t DiskBytes(workloads::Profile profile) {
@@ -145,7 +159,8 @@ class IoRun {
         jobs_(SelectJobs(context)),
         random_(context.seed),
         disk_bytes_(DiskBytes(context.profile)),
-        io_cpu_(ChooseIoCpu(context.cpu)) {}
+        io_cpu_(ChooseCpuBeside({context.cpu})),
+        peer_cpu_(ChooseCpuBeside({context.cpu, io_cpu_})) {}
 
   result::Result<void> Run() {
     if (jobs_.empty()) return {};
@@ -163,6 +178,7 @@ class IoRun {
       if (auto synced = journal_.Sync(); !synced) return synced;
     }
     if (auto settled = SettleVoids(); !settled) return settled;
+    if (auto told = TellOfLosses(); !told) return told;
     return rounds.Report(journal_, std::string(kScenario));
   }
 
@@ -175,19 +191,32 @@ class IoRun {
     return active;
   }
 
-  [[nodiscard]] std::string ImagePath() const {
-    return (context_.installation.images / (std::string(kImage) + ".elf")).string();
-  }
+  struct Image {
+    std::string path;
+    std::string digest;
+    std::string problem;  // empty when it is fit for use
+  };
 
-  result::Result<void> Announce() {
-    std::string image_problem;
-    auto file = vmm::LoadedFile::Read(ImagePath(), vmm::kMaxImageFileBytes);
+  result::Result<void> LoadImage(std::string_view name) {
+    Image image{
+        .path = (context_.installation.images / fmt::format("{}.elf", name)).string(), .digest = {}, .problem = {}};
+    auto file = vmm::LoadedFile::Read(image.path, vmm::kMaxImageFileBytes);
     auto digest = file ? vmm::Sha256Hex(file->bytes()) : vmm::Result<std::string>(Fail(std::move(file.error())));
     if (digest) {
-      digest_ = *digest;
-      if (auto added = journal_.AddImage(kImage, digest_); !added) return added;
+      image.digest = *digest;
+      if (auto added = journal_.AddImage(std::string(name), image.digest); !added) return added;
     } else {
-      image_problem = digest.error().ToString();
+      image.problem = digest.error().ToString();
+    }
+    images_.emplace(name, std::move(image));
+    return {};
+  }
+  [[nodiscard]] const Image& ImageOf(const Job& job) const { return images_.find(job.workload.image())->second; }
+
+  result::Result<void> Announce() {
+    for (const Job& job : jobs_) {
+      if (images_.contains(job.workload.image())) continue;
+      if (auto loaded = LoadImage(job.workload.image()); !loaded) return loaded;
     }
     std::string fio_problem;
     if (context_.io.fio) {
@@ -198,14 +227,27 @@ class IoRun {
         fio_problem = found.error().ToString();
       }
     }
+    std::string iperf3_problem;
+    if (context_.io.iperf3) {
+      auto found = FindIperf3();
+      if (found) {
+        iperf3_ = std::move(*found);
+      } else {
+        iperf3_problem = found.error().ToString();
+      }
+    }
     for (Job& job : jobs_) {
       for (Subject& subject : job.subjects) {
         std::pair<result::Status, std::string> state = {result::Status::kOk, {}};
+        const std::string& image_problem = ImageOf(job).problem;
         if (subject.side == Side::kVm && !image_problem.empty()) state = {result::Status::kError, image_problem};
         if (subject.side == Side::kVm && !context_.vm_unsupported.empty()) {
           state = {result::Status::kUnsupported, context_.vm_unsupported};
         }
         if (subject.side == Side::kFio && !fio_problem.empty()) state = {result::Status::kUnsupported, fio_problem};
+        if (subject.side == Side::kIperf3 && !iperf3_problem.empty()) {
+          state = {result::Status::kUnsupported, iperf3_problem};
+        }
         subject.active = state.first == result::Status::kOk;
         if (auto announced = AnnounceSubject(job, subject, state.first, state.second); !announced) return announced;
       }
@@ -223,11 +265,11 @@ class IoRun {
       measurement.substrate = ToString(subject.side);
       measurement.params = job.workload.params;
       if (job.workload.names_metric) measurement.params["metric"] = std::string(ToString(metric));
-      measurement.unit = UnitOf(metric);
+      measurement.unit = job.workload.UnitOf(metric);
       measurement.direction = DirectionOf(metric);
       if (subject.side == Side::kVm && status != result::Status::kError) {
-        measurement.image = kImage;
-        measurement.image_sha256 = digest_;
+        measurement.image = job.workload.image();
+        measurement.image_sha256 = ImageOf(job).digest;
       }
       measurement.status = status;
       measurement.reason = reason;
@@ -244,7 +286,11 @@ class IoRun {
                                    [&](const Subject& subject) { return subject.active && condition(job, subject); });
       });
     };
-    const auto is_file = [](const Job& job) { return job.workload.disk.kind != DiskKind::kRam; };
+    const auto has = [](const Job& job, bool is_file) {
+      const DiskLoad* const disk = job.workload.disk();
+      return disk != nullptr && (disk->setup.kind != DiskKind::kRam) == is_file;
+    };
+    const auto is_file = [&](const Job& job) { return has(job, true); };
     const auto of_fio = [](const Subject& subject) { return subject.side == Side::kFio; };
     const std::filesystem::path& folder = journal_.folder();
     if (wants([&](const Job& job, const Subject& subject) { return is_file(job) && !of_fio(subject); })) {
@@ -257,7 +303,7 @@ class IoRun {
         return done;
       }
     }
-    const auto is_ram = [&](const Job& job) { return !is_file(job); };
+    const auto is_ram = [&](const Job& job) { return has(job, false); };
     if (wants([&](const Job& job, const Subject& subject) { return is_ram(job) && of_fio(subject); })) {
       return Prepare(ScratchDisk::CreateInMemory(disk_bytes_), fio_ram_, is_ram, Side::kFio);
     }
@@ -289,8 +335,9 @@ class IoRun {
       Subject& subject = job.subjects[index];
       if (!subject.active) continue;
       progress.Step(subject.ids.front().second);
-      const bool by_fio = subject.side == Side::kFio;
-      auto done = by_fio ? RunFioOnce(job, subject, round, order, arm) : RunProcess(job, subject, round, order, arm);
+      auto done = subject.side == Side::kFio      ? RunFioOnce(job, subject, round, order, arm)
+                  : subject.side == Side::kIperf3 ? RunIperf3Once(job, subject, round, order, arm)
+                                                  : RunProcess(job, subject, round, order, arm);
       if (!done) return done;
       ++order;
       if (StopSignal() != 0) return {};
@@ -315,12 +362,14 @@ class IoRun {
       return {};
     }
     if (answer->status != AnswerStatus::kOk) return GiveUp(subject, ToStatus(answer->status), answer->reason);
-    if (answer->image_sha256 != digest_) {
+    const std::string& digest = ImageOf(job).digest;
+    if (answer->image_sha256 != digest) {
       return GiveUp(subject, result::Status::kError,
-                    fmt::format("the image changed during the run: {} became {}", digest_, answer->image_sha256));
+                    fmt::format("the image changed during the run: {} became {}", digest, answer->image_sha256));
     }
     if (job.iterations == 0) job.iterations = answer->iterations;
     ++subject.measured_processes;
+    subject.resent_frames += answer->resent;
     for (const auto& [metric, id] : subject.ids) {
       result::Round record = RoundOf(*answer, round, order, arm);
       record.samples = SamplesOf(metric, *answer);
@@ -331,12 +380,32 @@ class IoRun {
 
   result::Result<void> RunFioOnce(const Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
                                   result::Arm arm) {
-    const bool is_ram = job.workload.disk.kind == DiskKind::kRam;
+    const DiskLoad& load = *job.workload.disk();  // Tells() lets fio near nothing else
+    const bool is_ram = load.setup.kind == DiskKind::kRam;
     const std::string path = (is_ram ? *fio_ram_ : *fio_file_).path();
-    auto numbers =
-        RunFio(fio_, job.workload, path, disk_bytes_, context_.cpu, context_.seed + round, std::chrono::seconds(1));
+    auto numbers = RunFio(fio_, load, path, disk_bytes_, context_.cpu, context_.seed + round, std::chrono::seconds(1));
     if (StopSignal() != 0) return {};
     if (!numbers) return GiveUp(subject, result::Status::kError, numbers.error().ToString());
+    return AddReference(subject, round, order, arm, [&](IoMetric metric) { return NumberOf(metric, *numbers); });
+  }
+
+  result::Result<void> RunIperf3Once(const Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
+                                     result::Arm arm) {
+    const NetLoad& load = *job.workload.network();  // Tells() lets iperf3 near nothing else
+    auto bytes_per_s = RunIperf3(iperf3_, load, context_.cpu, peer_cpu_, std::chrono::seconds(1));
+    if (StopSignal() != 0) return {};
+    if (!bytes_per_s) {
+      const bool can = bytes_per_s.error().kind != vmm::ErrorKind::kUnsupported;
+      return GiveUp(subject, can ? result::Status::kError : result::Status::kUnsupported,
+                    bytes_per_s.error().ToString());
+    }
+    return AddReference(subject, round, order, arm, [&](IoMetric) { return std::optional(*bytes_per_s / 1e6); });
+  }
+
+  // A round of another program: one sample of what it says itself.
+  template <typename Number>
+  result::Result<void> AddReference(Subject& subject, std::uint32_t round, std::uint32_t order, result::Arm arm,
+                                    Number number) {
     ++subject.measured_processes;
     for (const auto& [metric, id] : subject.ids) {
       result::Round record;
@@ -344,24 +413,18 @@ class IoRun {
       record.order = order;
       record.arm = arm;
       record.iterations = 1;
-      record.samples = {NumberOf(metric, *numbers).value_or(0)};
+      record.samples = {number(metric).value_or(0)};
       if (auto added = journal_.AddRound(id, record); !added) return added;
     }
     return {};
   }
 
   [[nodiscard]] substrates::Request RequestFor(const Job& job, const Subject& subject) const {
-    const IoWorkload& workload = job.workload;
     const Effort& effort = context_.effort;
     substrates::Request request;
     request.substrate = subject.side == Side::kVm ? SubstrateKind::kVm : SubstrateKind::kBare;
-    request.image = ImagePath();
-    request.operation = static_cast<std::uint64_t>(workload.operation);
-    // Where the thread of the device shares the CPU, looking keeps it from working.
-    const double spin_ticks = io_cpu_ == context_.cpu ? 0 : kSpinSeconds * context_.tsc_hz;
-    request.parameters = {workload.block_bytes, workload.depth, disk_bytes_, static_cast<std::uint64_t>(spin_ticks)};
+    request.image = ImageOf(job).path;
     request.seed = context_.seed;
-    request.arena_bytes = payload::DiskArenaBytes(workload.block_bytes, workload.depth);
     request.cpu = context_.cpu;
     request.iterations = job.iterations;
     request.batch_target_ns = static_cast<std::uint64_t>(effort.batch_target.count());
@@ -374,12 +437,47 @@ class IoRun {
                           static_cast<std::uint64_t>(std::chrono::nanoseconds(kChildSetUpLimit).count());
     request.tsc_hz = context_.tsc_hz;
     request.doorbell = context_.doorbell;
-    request.latencies = workload.operation != payload::DiskOperation::kRing;
-    request.disk = workload.disk;
+    if (const NetLoad* network = job.workload.network()) {
+      AskForNetwork(*network, request);
+    } else {
+      AskForDisk(*job.workload.disk(), request);
+    }
+    return request;
+  }
+
+  // Where another thread that has work shares the CPU, looking keeps it from working.
+  [[nodiscard]] std::uint64_t SpinTicks(bool has_own_cpu) const {
+    return has_own_cpu ? static_cast<std::uint64_t>(kSpinSeconds * context_.tsc_hz) : 0;
+  }
+
+  void AskForDisk(const DiskLoad& load, substrates::Request& request) const {
+    request.operation = static_cast<std::uint64_t>(load.operation);
+    request.parameters = {load.block_bytes, load.depth, disk_bytes_, SpinTicks(io_cpu_ != context_.cpu)};
+    request.arena_bytes = payload::DiskArenaBytes(load.block_bytes, load.depth);
+    request.latencies = load.operation != payload::DiskOperation::kRing;
+    request.disk = load.setup;
     request.disk.size_bytes = disk_bytes_;
     request.disk.io_cpu = io_cpu_;
-    if (workload.disk.kind != DiskKind::kRam) request.disk.path = file_->path();
-    return request;
+    if (load.setup.kind != DiskKind::kRam) request.disk.path = file_->path();
+  }
+
+  void AskForNetwork(const NetLoad& load, substrates::Request& request) const {
+    request.operation = static_cast<std::uint64_t>(load.operation);
+    // The twin has no devices: its peer has the CPU to itself.
+    const bool has_devices = request.substrate == SubstrateKind::kVm;
+    const bool peer_has_cpu = peer_cpu_ != context_.cpu && (peer_cpu_ != io_cpu_ || !has_devices);
+    request.parameters = {load.frame_bytes,
+                          load.window,
+                          SpinTicks(io_cpu_ != context_.cpu),
+                          kResendMs,
+                          kGiveUpMs,
+                          static_cast<std::uint64_t>(context_.tsc_hz / 1000),
+                          SpinTicks(peer_has_cpu)};
+    request.arena_bytes = payload::kNetArenaBytes;
+    request.latencies = load.operation == payload::NetOperation::kPingPong;
+    request.network = load.setup;
+    request.network.io_cpu = io_cpu_;
+    request.network.peer_cpu = peer_cpu_;
   }
 
   result::Result<void> GiveUp(Subject& subject, result::Status status, const std::string& reason) {
@@ -411,14 +509,33 @@ class IoRun {
     return {};
   }
 
+  // Nothing that was lost counts, but what is sent again takes time.
+  result::Result<void> TellOfLosses() {
+    for (const Job& job : jobs_) {
+      for (const Subject& subject : job.subjects) {
+        if (subject.resent_frames == 0) continue;
+        auto added = journal_.AddFinding(
+            {.id = "frames-resent",
+             .severity = result::Severity::kInfo,
+             .text = fmt::format("{} frames of {} were sent again.", subject.resent_frames, subject.ids.front().second),
+             .evidence =
+                 fmt::format("not acknowledged within {} ms: lost, or a thread that waited for its CPU", kResendMs)});
+        if (!added) return added;
+      }
+    }
+    return {};
+  }
+
   const RunContext& context_;
   result::Journal& journal_;
   std::vector<Job> jobs_;
   std::mt19937_64 random_;
   std::uint64_t disk_bytes_;
   int io_cpu_;
-  std::string digest_;
+  int peer_cpu_;
+  std::map<std::string, Image, std::less<>> images_;
   std::filesystem::path fio_;
+  std::filesystem::path iperf3_;
   std::optional<ScratchDisk> file_;
   std::optional<ScratchDisk> fio_file_;
   std::optional<ScratchDisk> fio_ram_;
@@ -445,9 +562,9 @@ Description DescribeIo(std::string_view id) {
     auto* made = new std::map<std::string, Description, std::less<>>;
     static const std::vector<IoWorkload> kWorkloads = IoWorkloads();
     for (const IoWorkload& workload : kWorkloads) {
-      for (const Side side : {Side::kBare, Side::kVm, Side::kFio}) {
+      for (const Side side : {Side::kBare, Side::kVm, Side::kFio, Side::kIperf3}) {
         for (const IoMetric metric : workload.metrics) {
-          made->emplace(IdOf(workload, metric, side), Description{UnitOf(metric), workload.summary});
+          made->emplace(IdOf(workload, metric, side), Description{workload.UnitOf(metric), workload.summary});
         }
       }
     }

@@ -10,7 +10,9 @@ namespace nestbench::scenarios {
 namespace {
 
 using payload::DiskOperation;
+using payload::NetOperation;
 using substrates::DiskKind;
+using substrates::NetPeer;
 using workloads::Profile;
 
 constexpr std::uint64_t kKiB = 1024;
@@ -67,12 +69,11 @@ IoWorkload Disk(DiskKind kind, DiskOperation operation, std::uint64_t block_byte
                       IoMetric::kLatencyP999,
                       IoMetric::kCpu,
                       IoMetric::kExits};
-  workload.operation = operation;
-  workload.block_bytes = block_bytes;
-  workload.depth = depth;
-  workload.disk.kind = kind;
-  workload.disk.doorbell_exits = variant.doorbell_exits;
-  workload.disk.polling = variant.polling;
+  DiskLoad load{.operation = operation, .block_bytes = block_bytes, .depth = depth, .setup = {}};
+  load.setup.kind = kind;
+  load.setup.doorbell_exits = variant.doorbell_exits;
+  load.setup.polling = variant.polling;
+  workload.load = std::move(load);
   workload.guest_only = variant.doorbell_exits || variant.polling;  // the twin is that of the plain workload
   workload.profile = profile;
   return workload;
@@ -88,10 +89,59 @@ IoWorkload Doorbell(bool exits) {
   workload.names_metric = false;
   workload.guest_only = true;
   workload.profile = Profile::kQuick;
-  workload.operation = DiskOperation::kRing;
-  workload.disk.kind = DiskKind::kRam;
-  workload.disk.doorbell_exits = exits;
+  DiskLoad load{.operation = DiskOperation::kRing, .setup = {}};
+  load.setup.kind = DiskKind::kRam;
+  load.setup.doorbell_exits = exits;
+  workload.load = std::move(load);
   return workload;
+}
+
+IoWorkload Network(NetOperation operation, std::uint64_t frame_bytes, NetPeer peer, Profile profile) {
+  const bool is_to_host = peer == NetPeer::kHost;
+  IoWorkload workload;
+  workload.name = "network";
+  workload.summary = fmt::format("virtio-net to {} against sockets at the ends of a veth pair",
+                                 is_to_host ? "the host, through a tap interface" : "another guest, through a switch");
+  workload.params = {{"operation", std::string(scenarios::ToString(operation))},
+                     {"frame_bytes", static_cast<std::int64_t>(frame_bytes)},
+                     {"peer", std::string(is_to_host ? "host" : "guest")}};
+  switch (operation) {
+    case NetOperation::kStream:
+      workload.metrics = {IoMetric::kBandwidth};
+      break;
+    case NetOperation::kPackets:
+      workload.metrics = {IoMetric::kPackets};
+      break;
+    case NetOperation::kPingPong:
+    case NetOperation::kEcho:
+    case NetOperation::kSink:
+      workload.metrics = {IoMetric::kLatencyP50, IoMetric::kLatencyP99, IoMetric::kLatencyP999};
+      break;
+  }
+  workload.metrics.insert(workload.metrics.end(), {IoMetric::kCpu, IoMetric::kExits});
+  NetLoad load{.operation = operation, .frame_bytes = frame_bytes, .setup = {}};
+  if (operation != NetOperation::kPingPong) load.window = payload::kNetMaxWindow;
+  load.setup.peer = peer;
+  workload.load = load;
+  workload.profile = profile;
+  return workload;
+}
+
+void AddNetworks(std::vector<IoWorkload>& workloads) {
+  using enum NetOperation;
+  using enum Profile;
+  constexpr std::uint64_t kMin = payload::kFrameMinBytes;
+  constexpr std::uint64_t kMax = payload::kFrameMaxBytes;
+  const auto add = [&workloads](NetOperation operation, std::uint64_t frame_bytes, NetPeer peer, Profile profile) {
+    workloads.push_back(Network(operation, frame_bytes, peer, profile));
+  };
+  for (const NetPeer peer : {NetPeer::kHost, NetPeer::kGuest}) {
+    add(kPingPong, kMin, peer, peer == NetPeer::kHost ? kQuick : kStandard);
+    for (const std::uint64_t frame_bytes : {std::uint64_t{512}, kMax}) add(kPingPong, frame_bytes, peer, kFull);
+    add(kStream, kMax, peer, peer == NetPeer::kGuest ? kQuick : kStandard);
+    add(kStream, 512, peer, kFull);
+    add(kPackets, kMin, peer, kStandard);
+  }
 }
 
 void AddDisks(std::vector<IoWorkload>& workloads) {
@@ -154,12 +204,30 @@ std::string_view ToString(DiskOperation operation) {
   return "ring";
 }
 
+std::string_view ToString(NetOperation operation) {
+  switch (operation) {
+    case NetOperation::kPingPong:
+      return "ping_pong";
+    case NetOperation::kStream:
+      return "stream";
+    case NetOperation::kPackets:
+      return "packets";
+    case NetOperation::kEcho:
+      return "echo";
+    case NetOperation::kSink:
+      break;
+  }
+  return "sink";
+}
+
 std::string_view ToString(IoMetric metric) {
   switch (metric) {
     case IoMetric::kIops:
       return "iops";
     case IoMetric::kBandwidth:
       return "bandwidth";
+    case IoMetric::kPackets:
+      return "packets";
     case IoMetric::kLatencyP50:
       return "latency_p50";
     case IoMetric::kLatencyP99:
@@ -176,12 +244,14 @@ std::string_view ToString(IoMetric metric) {
   return "time";
 }
 
-std::string_view UnitOf(IoMetric metric) {
+std::string_view IoWorkload::UnitOf(IoMetric metric) const {
   switch (metric) {
     case IoMetric::kIops:
       return "kIOPS";
     case IoMetric::kBandwidth:
       return "MB/s";
+    case IoMetric::kPackets:
+      return "kpackets/s";
     case IoMetric::kLatencyP50:
     case IoMetric::kLatencyP99:
     case IoMetric::kLatencyP999:
@@ -189,6 +259,8 @@ std::string_view UnitOf(IoMetric metric) {
     case IoMetric::kExits:
       return "exits/op";
     case IoMetric::kCpu:
+      if (network() != nullptr && network()->operation != NetOperation::kPingPong) return "ns/packet";
+      break;
     case IoMetric::kTime:
       break;
   }
@@ -196,7 +268,7 @@ std::string_view UnitOf(IoMetric metric) {
 }
 
 result::Direction DirectionOf(IoMetric metric) {
-  const bool higher = metric == IoMetric::kIops || metric == IoMetric::kBandwidth;
+  const bool higher = metric == IoMetric::kIops || metric == IoMetric::kBandwidth || metric == IoMetric::kPackets;
   return higher ? result::Direction::kHigher : result::Direction::kLower;
 }
 
@@ -209,6 +281,7 @@ std::vector<double> SamplesOf(IoMetric metric, const substrates::Answer& answer)
   using substrates::Sample;
   switch (metric) {
     case IoMetric::kIops:
+    case IoMetric::kPackets:
       return each([](const Sample& sample) { return static_cast<double>(sample.operations) * 1e6 / sample.inside_ns; });
     case IoMetric::kBandwidth:
       return each([](const Sample& sample) { return static_cast<double>(sample.bytes) * 1e3 / sample.inside_ns; });
@@ -233,6 +306,7 @@ std::vector<IoWorkload> IoWorkloads() {
   workloads.push_back(Doorbell(false));
   workloads.push_back(Doorbell(true));
   AddDisks(workloads);
+  AddNetworks(workloads);
   return workloads;
 }
 

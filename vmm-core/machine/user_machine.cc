@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <cstring>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -62,22 +65,34 @@ class WaitPage final : public Device {
     if (offset != 0) return AccessStatus::kBadOffset;
     if (data.size() != kSizeBytes) return AccessStatus::kBadWidth;
     asked_ = true;
+    std::memcpy(&limit_ms_, data.data(), sizeof(limit_ms_));
     return AccessStatus::kOk;
   }
   [[nodiscard]] bool TakeAsked() { return std::exchange(asked_, false); }
+  [[nodiscard]] std::uint32_t limit_ms() const { return limit_ms_; }
 
  private:
   bool asked_ = false;
+  std::uint32_t limit_ms_ = 0;
 };
 
-// Sleeps until `event` rings; false when the vCPU was told to come back instead, by its deadline or a kick. Those set
-// immediate_exit and send a signal, which may come just before the sleep begins: hence the look every now and then.
-bool SleepUntilRung(int event, const kvm_run& run) {
-  constexpr int kLookEveryMs = 20;
+// Sleeps until `event` rings or `limit_ms` (0: none) have passed; false when the vCPU was told to come back instead, by
+// its deadline or a kick. Those set immediate_exit and send a signal, which may come just before the sleep begins:
+// hence the look every now and then.
+bool SleepUntilRung(int event, const kvm_run& run, std::uint32_t limit_ms) {
+  constexpr std::int64_t kLookEveryMs = 20;
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::milliseconds(limit_ms);
   for (;;) {
     if (__atomic_load_n(&run.immediate_exit, __ATOMIC_SEQ_CST) != 0) return false;
+    std::int64_t wait_ms = kLookEveryMs;
+    if (limit_ms != 0) {
+      wait_ms =
+          std::min<std::int64_t>(wait_ms, std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count());
+      if (wait_ms <= 0) return true;
+    }
     pollfd polled = {event, POLLIN, 0};
-    if (::poll(&polled, 1, kLookEveryMs) > 0) {
+    if (::poll(&polled, 1, static_cast<int>(wait_ms)) > 0) {
       virtio::DrainEventFd(event);
       return true;
     }
@@ -335,7 +350,8 @@ std::uint64_t UserMachine::waits() const { return board_->waits; }
     }
     if (board_->wait_page.TakeAsked()) {
       ++board_->waits;
-      if (!SleepUntilRung(board_->wake.get(), *vcpu_.run())) continue;  // Enter() then says what for
+      if (!SleepUntilRung(board_->wake.get(), *vcpu_.run(), board_->wait_page.limit_ms()))
+        continue;  // Enter() then says what for
     }
     if (board_->doorbell.rings() != rings_before) return Stop{StopReason::kDoorbell, {}};
     if (status != AccessStatus::kOk) ++refused_accesses_;

@@ -46,6 +46,9 @@ constexpr rlim_t kMaxOpenFiles = 64;
     SCMP_SYS(writev),
 };
 
+// Messages by the dozen. A socket is neither opened nor given another peer.
+[[maybe_unused]] constexpr int kAllowedWithSockets[] = {SCMP_SYS(sendmmsg), SCMP_SYS(recvmmsg)};
+
 vmm::Result<void> Limit(__rlimit_resource resource, rlim_t value, const char* name) {
   const rlimit limit = {value, value};
   if (::setrlimit(resource, &limit) != 0) return Fail(Error::System("setrlimit", errno, name));
@@ -67,7 +70,7 @@ vmm::Result<void> Confine() {
 
 vmm::Result<void> LimitFileSize(std::uint64_t size_bytes) { return Limit(RLIMIT_FSIZE, size_bytes, "RLIMIT_FSIZE"); }
 
-vmm::Result<void> FilterSystemCalls([[maybe_unused]] bool has_devices) {
+vmm::Result<void> FilterSystemCalls([[maybe_unused]] const Needs& needs) {
 #ifdef NESTBENCH_SANITIZED
   return {};  // a sanitizer's runtime needs calls of its own, up to ptrace for its leak check
 #else
@@ -82,7 +85,7 @@ vmm::Result<void> FilterSystemCalls([[maybe_unused]] bool has_devices) {
     return {};
   };
   if (auto allowed = allow(kAllowed); !allowed) return allowed;
-  if (has_devices) {
+  if (needs.devices) {
     if (auto allowed = allow(kAllowedWithDevices); !allowed) return allowed;
     // A thread, and no process. clone3 hides its flags from a filter: the C library then falls back on clone.
     int result = seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
@@ -92,6 +95,13 @@ vmm::Result<void> FilterSystemCalls([[maybe_unused]] bool has_devices) {
       result = seccomp_rule_add_array(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, &thread);
     }
     if (result != 0) return Fail(Error::System("seccomp_rule_add", -result, "clone"));
+  }
+  if (needs.sockets) {
+    if (auto allowed = allow(kAllowedWithSockets); !allowed) return allowed;
+  }
+  // The thread of a guest that is the peer of another one is there already.
+  if (const int result = seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_TSYNC, 1); result != 0) {
+    return Fail(Error::System("seccomp_attr_set", -result, "SCMP_FLTATR_CTL_TSYNC"));
   }
   if (const int result = seccomp_load(filter.get()); result != 0) return Fail(Error::System("seccomp_load", -result));
   return {};

@@ -14,8 +14,14 @@ vmm::Result<void> Confine();
 // Writes no file beyond `size_bytes`; 0: none at all. Once it is known whether there is a disk.
 vmm::Result<void> LimitFileSize(std::uint64_t size_bytes);
 
-// Allows only the system calls that measuring needs, and with devices those of their threads; anything else ends the
-// process with SIGSYS. Once everything is open and mapped, directly before the payload gets its first instruction.
-vmm::Result<void> FilterSystemCalls(bool has_devices);
+// What a measurement does besides computing.
+struct Needs {
+  bool devices = false;  // threads that move data
+  bool sockets = false;  // that are open already
+};
+
+// Allows only the system calls that measuring needs, and those of `needs`; anything else ends the process with SIGSYS.
+// For all threads. Once everything is open and mapped, directly before the payload gets its first instruction.
+vmm::Result<void> FilterSystemCalls(const Needs& needs);
 
 }  // namespace nestbench::substrates

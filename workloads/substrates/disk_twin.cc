@@ -14,7 +14,7 @@
 #include <string>
 #include <utility>
 
-#include "nestbench/abi/layout.h"
+#include "host_twin.h"
 #include "nestbench/payload/disk_work.h"
 #include "nestbench/substrates/disk.h"
 #include "nestbench/substrates/substrate.h"
@@ -23,7 +23,6 @@
 namespace nestbench::substrates {
 namespace {
 
-using abi::GuestPhysAddr;
 using payload::DiskRequestKind;
 using vmm::MemoryRegion;
 using vmm::UniqueFd;
@@ -142,86 +141,36 @@ class UringEngine {
   const char* problem_ = nullptr;
 };
 
-class DiskTwin final : public Substrate {
+class DiskTwin final : public HostTwin {
  public:
-  DiskTwin(MemoryRegion mailbox, MemoryRegion arena, std::unique_ptr<UringEngine> engine)
-      : mailbox_(std::move(mailbox)), arena_(std::move(arena)), engine_(std::move(engine)) {}
-
-  Result<CallOutcome> Call(const abi::MailboxRequest& request, std::chrono::nanoseconds /*limit*/) override {
-    const std::uint64_t begin_ns = MonotonicRawNs();
-    Answer(request);
-    const std::uint64_t end_ns = MonotonicRawNs();
-    return CallOutcome{CallEnd::kRang, {}, end_ns - begin_ns};
+  static Result<std::unique_ptr<Substrate>> Create(const SubstrateOptions& options) {
+    auto memory = MakeMemory(options.arena_bytes);
+    if (!memory) return Fail(std::move(memory.error()));
+    auto engine = UringEngine::Open(options.disk, memory->arena);
+    if (!engine) return Fail(std::move(engine.error()));
+    return std::unique_ptr<Substrate>(new DiskTwin(std::move(*memory), std::move(*engine)));
   }
-
-  [[nodiscard]] std::span<const std::byte> mailbox() const override { return mailbox_.bytes(); }
-  [[nodiscard]] const MemoryRegion* arena() const override { return &arena_; }
-  [[nodiscard]] abi::Doorbell doorbell() const override { return abi::Doorbell::kReturn; }
-  [[nodiscard]] std::optional<std::uint64_t> exits() const override { return std::nullopt; }
 
  private:
-  void Answer(const abi::MailboxRequest& request) {
-    payload::Args args;
-    args.operation = request.operation;
-    args.iterations = request.iterations;
-    args.seed = request.seed;
-    std::ranges::copy(request.parameters, args.parameters);
-    args.arena = arena_.bytes().data();
-    args.arena_bytes = request.arena_bytes;
-    payload::Result result;
-    switch (request.command) {
-      case abi::Command::kSetUp:
-        payload::DiskWork<UringEngine>::Check(args, result);
-        if (args.operation == static_cast<std::uint64_t>(payload::DiskOperation::kRing)) {
-          result.Fail(payload::Status::kUnsupported, "a process has no doorbell");
-        }
-        break;
-      case abi::Command::kRun: {
-        payload::DiskWork<UringEngine> work(args, *engine_);
-        work.Run(args.iterations, result);
-        checksum_ = result.checksum();
-        break;
-      }
-      case abi::Command::kVerify:
-        result.SetChecksum(checksum_);
-        break;
-      case abi::Command::kNone:
-        break;
+  DiskTwin(Memory memory, std::unique_ptr<UringEngine> engine)
+      : HostTwin(std::move(memory)), engine_(std::move(engine)) {}
+
+  void SetUp(const payload::Args& args, payload::Result& result) override {
+    payload::DiskWork<UringEngine>::Check(args, result);
+    if (args.operation == static_cast<std::uint64_t>(payload::DiskOperation::kRing)) {
+      result.Fail(payload::Status::kUnsupported, "a process has no doorbell");
     }
-    abi::MailboxReply reply = {};
-    reply.sequence = request.sequence;
-    reply.status = result.status();
-    reply.tsc_begin = result.begin_tsc();
-    reply.tsc_end = result.end_tsc();
-    reply.operations = result.operations();
-    reply.bytes = result.bytes();
-    reply.checksum = result.checksum();
-    const std::string_view text = result.text();
-    std::memcpy(reply.message, text.data(), std::min(text.size(), sizeof(reply.message) - 1));
-    std::memcpy(mailbox_.bytes().data() + offsetof(abi::Mailbox, reply), &reply, sizeof(reply));
+  }
+  void Run(const payload::Args& args, payload::Result& result) override {
+    payload::DiskWork<UringEngine> work(args, *engine_);
+    work.Run(args.iterations, result);
   }
 
-  MemoryRegion mailbox_;
-  MemoryRegion arena_;
   std::unique_ptr<UringEngine> engine_;
-  std::uint64_t checksum_ = 0;
 };
-
-std::uint64_t RoundUp(std::uint64_t value, std::uint64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 }  // namespace
 
-Result<std::unique_ptr<Substrate>> CreateDiskTwin(const SubstrateOptions& options) {
-  auto mailbox = MemoryRegion::Create({GuestPhysAddr(abi::kMailboxBase), abi::kMailboxBytes}, {});
-  if (!mailbox) return Fail(std::move(mailbox.error()));
-  auto arena =
-      MemoryRegion::Create({GuestPhysAddr(abi::kArenaBase), RoundUp(options.arena_bytes, abi::kPageBytes)}, {});
-  if (!arena) return Fail(std::move(arena.error()));
-  auto engine = UringEngine::Open(options.disk, *arena);
-  if (!engine) return Fail(std::move(engine.error()));
-  return std::make_unique<DiskTwin>(std::move(*mailbox), std::move(*arena), std::move(*engine));
-}
+Result<std::unique_ptr<Substrate>> CreateDiskTwin(const SubstrateOptions& options) { return DiskTwin::Create(options); }
 
 }  // namespace nestbench::substrates

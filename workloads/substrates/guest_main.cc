@@ -57,7 +57,12 @@ Answer Serve(const std::string& line) {
   if (request->substrate == SubstrateKind::kNestedShadow) options.nested_paging = false;
   options.disk = request->disk;
   const bool is_bare = request->substrate == SubstrateKind::kBare;
-  const auto create = !is_bare ? CreateVm : has_disk ? CreateDiskTwin : CreateBare;
+  options.network = request->network;
+  const bool has_network = request->network.peer != NetPeer::kNone;
+  const auto create = has_network ? (is_bare ? CreateNetTwin : CreateNetVm)
+                      : !is_bare  ? CreateVm
+                      : has_disk  ? CreateDiskTwin
+                                  : CreateBare;
   auto substrate = create(options);
   Answer answer;
   if (!substrate) {
@@ -66,7 +71,8 @@ Answer Serve(const std::string& line) {
     if (substrate.error().kind == vmm::ErrorKind::kMalformed) {
       answer.reason = fmt::format("{}: {}", request->image, answer.reason);
     }
-  } else if (auto filtered = FilterSystemCalls(has_disk); !filtered) {
+  } else if (auto filtered = FilterSystemCalls({.devices = has_disk || has_network, .sockets = has_network});
+             !filtered) {
     answer = AnswerOf(filtered.error());
   } else {
     answer = Measure(**substrate, *request);

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "nestbench/abi/latency_table.h"
+#include "nestbench/payload/net_work.h"
 #include "nestbench/substrates/mailbox_reader.h"
 
 namespace nestbench::substrates {
@@ -101,6 +102,13 @@ class LatencyCollector {
   std::array<std::uint64_t, abi::LatencyTable::kBuckets> counts_{};
   std::uint64_t max_ticks_ = 0;
 };
+
+// The payload's word, as the latencies are: a number, and nothing else.
+payload::NetTable ReadNetTable(std::span<const std::byte> arena) {
+  payload::NetTable table;
+  std::memcpy(&table, arena.subspan(payload::kNetTableOffset).data(), sizeof(table));
+  return table;
+}
 
 class Measurer {
  public:
@@ -201,13 +209,23 @@ class Measurer {
     return {};
   }
 
+  // A batch of a network workload is several windows long: a shorter one is nothing but the beginning and the end of a
+  // stream, and on a busy host one wait for a CPU makes it look long enough.
+  [[nodiscard]] std::uint64_t LeastIterations() const {
+    constexpr std::uint64_t kWindows = 8;
+    constexpr std::uint64_t kRoundTrips = 64;
+    if (request_.network.peer == NetPeer::kNone) return 1;
+    return std::max(kWindows * std::min(request_.parameters[1], payload::kNetMaxWindow), kRoundTrips);
+  }
+
   // Doubles, or jumps once the batch is long enough to tell, until a batch takes about the target time. Long enough
   // twice in a row: a batch of few operations that was interrupted looks long, and would make every later one far too
   // short.
   Step Calibrate() {
     iterations_ = request_.iterations;
     const auto target_ns = static_cast<double>(request_.batch_target_ns);
-    for (std::uint64_t tried = 1; iterations_ == 0; tried *= 2) {
+    const std::uint64_t least = LeastIterations();
+    for (std::uint64_t tried = least; iterations_ == 0; tried *= 2) {
       iterations_ = tried;
       const auto is_enough = [&](double batch_ns) { return batch_ns >= target_ns / 8 || tried >= kMaxIterations; };
       Batch batch;
@@ -220,8 +238,8 @@ class Measurer {
       last_operation_ns_ = batch_ns / static_cast<double>(tried);
       if (is_enough(batch_ns)) {
         const double scale = target_ns / std::max(batch_ns, 1.0);
-        iterations_ = static_cast<std::uint64_t>(
-            std::clamp(static_cast<double>(tried) * scale, 1.0, static_cast<double>(kMaxIterations)));
+        iterations_ = static_cast<std::uint64_t>(std::clamp(
+            static_cast<double>(tried) * scale, static_cast<double>(least), static_cast<double>(kMaxIterations)));
       } else {
         iterations_ = 0;
       }
@@ -252,12 +270,14 @@ class Measurer {
     if (!counters) return End(AnswerStatus::kError, counters.error().ToString());
     std::optional<LatencyCollector> latencies;
     if (request_.latencies && substrate_.arena() != nullptr) latencies.emplace(substrate_.arena()->bytes());
+    const bool has_net_table = request_.network.peer != NetPeer::kNone && substrate_.arena() != nullptr;
     double worst_void = 0;
     for (std::uint32_t tried = 0; answer_.samples.size() < request_.samples && tried < request_.samples * kVoidFactor;
          ++tried) {
       if (latencies) latencies->Clear();
       const std::uint64_t exits_before = substrate_.exits().value_or(0);
       const std::uint64_t nested_runs_before = substrate_.nested_runs().value_or(0);
+      const std::uint64_t resent_before = has_net_table ? ReadNetTable(substrate_.arena()->bytes()).resent : 0;
       const std::uint64_t cpu_before_ns = ProcessCpuNs();
       counters->Begin();
       Batch batch;
@@ -276,6 +296,7 @@ class Measurer {
       answer_.exits += substrate_.exits().value_or(0) - exits_before;
       answer_.nested_runs += substrate_.nested_runs().value_or(0) - nested_runs_before;
       if (latencies) latencies->Add();
+      if (has_net_table) answer_.resent += ReadNetTable(substrate_.arena()->bytes()).resent - resent_before;
       answer_.samples.push_back({batch.inside_ns, batch.outside_ns, batch.operations, batch.bytes});
     }
     if (latencies) answer_.latencies = latencies->Result(request_.tsc_hz);

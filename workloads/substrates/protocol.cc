@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "nestbench/abi/latency_table.h"
+#include "nestbench/payload/net_work.h"
 
 namespace nestbench::substrates {
 namespace {
@@ -36,6 +37,8 @@ constexpr Word<abi::Doorbell> kDoorbells[] = {
 
 constexpr Word<DiskKind> kDisks[] = {
     {DiskKind::kNone, "none"}, {DiskKind::kRam, "ram"}, {DiskKind::kDirect, "direct"}, {DiskKind::kCached, "cached"}};
+
+constexpr Word<NetPeer> kNetPeers[] = {{NetPeer::kNone, "none"}, {NetPeer::kHost, "host"}, {NetPeer::kGuest, "guest"}};
 
 template <typename Enum, std::size_t kCount>
 std::string_view TextOf(const Word<Enum> (&words)[kCount], Enum value) {
@@ -215,7 +218,13 @@ json ToJson(const Request& request) {
           {"disk_bytes", request.disk.size_bytes},
           {"disk_doorbell_exits", request.disk.doorbell_exits},
           {"disk_polling", request.disk.polling},
-          {"io_cpu", request.disk.io_cpu}};
+          {"io_cpu", request.disk.io_cpu},
+          {"net_peer", TextOf(kNetPeers, request.network.peer)},
+          {"net_doorbell_exits", request.network.doorbell_exits},
+          {"net_polling", request.network.polling},
+          {"net_bytes_per_s", request.network.bytes_per_s},
+          {"net_io_cpu", request.network.io_cpu},
+          {"net_peer_cpu", request.network.peer_cpu}};
 }
 
 Result<Request> ParseRequest(std::string_view line) {
@@ -254,6 +263,12 @@ Result<Request> ParseRequest(std::string_view line) {
   reader.Take("disk_doorbell_exits", request.disk.doorbell_exits);
   reader.Take("disk_polling", request.disk.polling);
   reader.Take("io_cpu", request.disk.io_cpu);
+  reader.TakeWord("net_peer", kNetPeers, request.network.peer);
+  reader.Take("net_doorbell_exits", request.network.doorbell_exits);
+  reader.Take("net_polling", request.network.polling);
+  reader.Take("net_bytes_per_s", request.network.bytes_per_s);
+  reader.Take("net_io_cpu", request.network.io_cpu);
+  reader.Take("net_peer_cpu", request.network.peer_cpu);
   reader.RefuseOtherKeys();
   const auto page_is_known = [](std::uint64_t bytes) {
     return bytes == abi::kPageBytes || bytes == abi::kLargePageBytes;
@@ -267,6 +282,12 @@ Result<Request> ParseRequest(std::string_view line) {
   reader.Require(!has_disk || (request.disk.size_bytes != 0 && request.disk.size_bytes % abi::kPageBytes == 0 &&
                                request.disk.size_bytes <= kMaxDiskBytes),
                  "disk_bytes", "must be a multiple of 4096, above 0 and at most 2^40");
+  const bool has_network = request.network.peer != NetPeer::kNone;
+  reader.Require(!has_network || !has_disk, "net_peer", "must be none where there is a disk");
+  reader.Require(!has_network || request.arena_bytes >= payload::kNetArenaBytes, "net_peer",
+                 "needs an arena that holds its tables");
+  reader.Require(request.network.io_cpu >= -1, "net_io_cpu", "must be -1 or the number of a CPU");
+  reader.Require(request.network.peer_cpu >= -1, "net_peer_cpu", "must be -1 or the number of a CPU");
   reader.Require(!request.latencies || request.arena_bytes >= abi::kLatencyTableBytes, "latencies",
                  "need an arena that holds their table");
   reader.Require(request.samples != 0 && request.samples <= kMaxSamples, "samples", "must be 1 to 1000000");
@@ -308,6 +329,7 @@ json ToJson(const Answer& answer) {
           {"exits", answer.exits},
           {"nested_runs", answer.nested_runs},
           {"checksum", std::to_string(answer.checksum)},
+          {"resent", answer.resent},
           {"latency_count", answer.latencies.count},
           {"latency_p50_ns", answer.latencies.p50_ns},
           {"latency_p99_ns", answer.latencies.p99_ns},
@@ -343,6 +365,7 @@ Result<Answer> ParseAnswer(std::string_view line) {
   const auto [end, error] = std::from_chars(checksum.data(), checksum.data() + checksum.size(), answer.checksum);
   reader.Require(error == std::errc() && end == checksum.data() + checksum.size(), "checksum",
                  "must be a decimal number as text");
+  reader.Take("resent", answer.resent);
   reader.Take("latency_count", answer.latencies.count);
   reader.Take("latency_p50_ns", answer.latencies.p50_ns);
   reader.Take("latency_p99_ns", answer.latencies.p99_ns);

@@ -1,6 +1,7 @@
 // The substrates `vm`, the image in a guest of our VMM, and `nested`, the image in a guest of a hypervisor in there.
 #include <sys/eventfd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -36,7 +37,11 @@ CallEnd EndOf(StopReason reason) {
 class VmSubstrate final : public Substrate {
  public:
   VmSubstrate(UserMachine machine, abi::Doorbell doorbell, std::optional<vmm::BinaryStats> stats, vmm::UniqueFd event)
-      : event_(std::move(event)), machine_(std::move(machine)), doorbell_(doorbell), stats_(std::move(stats)) {}
+      : event_(std::move(event)),
+        machine_(std::move(machine)),
+        doorbell_(doorbell),
+        stats_(std::move(stats)),
+        kicker_(machine_.vcpu().Kicker()) {}
 
   Result<CallOutcome> Call(const abi::MailboxRequest& request, std::chrono::nanoseconds limit) override {
     std::memcpy(machine_.mailbox().data(), &request, sizeof(request));
@@ -49,14 +54,21 @@ class VmSubstrate final : public Substrate {
       const std::uint64_t end_ns = MonotonicRawNs();
       if (!stop) return Fail(std::move(stop.error()));
       // Some other signal: the payload goes on, and this batch is what it is; the clocks will void it.
-      if (stop->reason == StopReason::kInterrupted && !deadline->Expired()) continue;
+      const bool is_told_to_end = interrupted_.load();
+      if (stop->reason == StopReason::kInterrupted && !deadline->Expired() && !is_told_to_end) continue;
       deadline.reset();
       CallOutcome outcome = {EndOf(stop->reason), std::move(stop->text), end_ns - begin_ns};
-      if (outcome.end != CallEnd::kRang) {
+      if (outcome.end != CallEnd::kRang && !is_told_to_end) {
         if (auto told = AddEvidence(*stop, outcome); !told) return Fail(std::move(told.error()));
       }
       return outcome;
     }
+  }
+
+  // The flag first: whatever the kick ends then finds it.
+  void Interrupt() override {
+    interrupted_.store(true);
+    kicker_.Kick();
   }
 
   [[nodiscard]] std::span<const std::byte> mailbox() const override { return machine_.mailbox(); }
@@ -97,6 +109,8 @@ class VmSubstrate final : public Substrate {
   UserMachine machine_;
   abi::Doorbell doorbell_;
   std::optional<vmm::BinaryStats> stats_;
+  vmm::VcpuKicker kicker_;
+  std::atomic<bool> interrupted_{false};
 };
 
 }  // namespace
@@ -120,7 +134,9 @@ Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options) {
     machine_options.nested = {
         .svm = hypervisors::Svm(), .vmx = hypervisors::Vmx(), .nested_paging = *options.nested_paging};
   }
-  if (options.disk.kind != DiskKind::kNone) {
+  if (options.make_devices) {
+    machine_options.make_devices = options.make_devices;
+  } else if (options.disk.kind != DiskKind::kNone) {
     machine_options.make_devices = [&options](const vmm::GuestMemory& memory) -> Result<std::vector<vmm::UserDevice>> {
       auto disk = MakeDiskDevice(options.disk, memory);
       if (!disk) return Fail(std::move(disk.error()));

@@ -85,6 +85,43 @@ def test_fio_stands_beside_the_twin(program: Program, tmp_path: Path) -> None:
         assert entry["status"] == "ok" and entry["rounds"][0]["samples"][0] > 0
 
 
+NETWORK = "io/network/frame_bytes={frame},metric={metric},operation={operation},peer={peer}/{substrate}"
+
+
+def test_networks_tell_their_metrics_on_both_sides(program: Program, tmp_path: Path, has_guests: bool) -> None:
+    result = program("run", "io", "--filter", "io/network", *ONE, "--out", tmp_path / "out")
+    found = measurements(tmp_path / "out")
+    assert {entry["params"]["operation"] for entry in found.values()} == {"ping_pong", "stream"}
+    expected = {
+        NETWORK.format(frame=64, metric="latency_p50", operation="ping_pong", peer="host", substrate="bare"): "ns",
+        NETWORK.format(frame=64, metric="cpu", operation="ping_pong", peer="host", substrate="vm"): "ns/op",
+        NETWORK.format(frame=64, metric="exits", operation="ping_pong", peer="host", substrate="vm"): "exits/op",
+        NETWORK.format(frame=1514, metric="bandwidth", operation="stream", peer="guest", substrate="vm"): "MB/s",
+        NETWORK.format(frame=1514, metric="cpu", operation="stream", peer="guest", substrate="bare"): "ns/packet",
+    }
+    assert {name: found[name]["unit"] for name in expected} == expected
+    for name, entry in found.items():
+        if entry["status"] == "unsupported":  # no guests, no right to make namespaces, or no tap
+            assert entry["reason"] and result.code == 5, name
+            continue
+        assert entry["status"] == "ok", (name, entry["reason"])
+        assert entry["image"] == ("io_net" if entry["substrate"] == "vm" else "")
+        assert all(sample > 0 for one in entry["rounds"] for sample in one["samples"])
+
+
+@pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not installed")
+def test_iperf3_stands_beside_the_stream(program: Program, tmp_path: Path) -> None:
+    arguments = ("--filter", "stream.*/iperf3$", *ONE, "--out", tmp_path / "out")
+    result = program("run", "io", "--reference", "fio,iperf3", *arguments)
+    assert result.code in (0, 5), result.err
+    (entry,) = measurements(tmp_path / "out").values()
+    assert entry["unit"] == "MB/s" and entry["params"]["metric"] == "bandwidth"
+    if entry["status"] == "unsupported":
+        assert "namespace" in entry["reason"]
+    else:
+        assert entry["status"] == "ok" and entry["rounds"][0]["samples"][0] > 0
+
+
 def test_what_is_no_reference_is_a_wrong_choice(program: Program) -> None:
     result = program("run", "io", "--reference", "dd")
     assert result.code == 2 and "dd" in result.err

@@ -47,16 +47,19 @@ def mailbox_seeds() -> dict[str, bytes]:
 
 def protocol_seeds() -> dict[str, bytes]:
     request = {
-        "protocol": 1, "substrate": "vm", "image": "cpu_integer.elf", "operation": 0, "parameters": [0] * 8, "seed": 1,
+        "protocol": 3, "substrate": "vm", "image": "cpu_integer.elf", "operation": 0, "parameters": [0] * 8, "seed": 1,
         "arena_bytes": 0, "host_page_bytes": 4096, "guest_page_bytes": 4096, "reset_arena": False, "cpu": -1,
         "iterations": 0, "batch_target_ns": 10000000, "samples": 5, "max_warmup_batches": 3,
-        "deadline_ns": 1000000000, "tsc_hz": 2.5e9, "doorbell": "port",
+        "deadline_ns": 1000000000, "tsc_hz": 2.5e9, "doorbell": "port", "latencies": False, "disk": "none", "disk_path": "", "disk_bytes": 0,
+        "disk_doorbell_exits": False, "disk_polling": False, "io_cpu": -1, "net_peer": "none",
+        "net_doorbell_exits": False, "net_polling": False, "net_bytes_per_s": 0, "net_io_cpu": -1, "net_peer_cpu": -1,
     }  # fmt: skip
     answer = {
         "status": "ok", "reason": "", "image_sha256": "0123456789abcdef" * 4, "iterations": 1000, "warmup_batches": 2,
         "voided": 0, "call_overhead_ns": 25.5, "clock_disagreement_max": 0.001, "steal_ns": 0, "run_queue_wait_ns": 0,
-        "context_switches": 0, "migrations": 0, "huge_page_bytes": 0, "exits": 1, "nested_runs": 0,
-        "checksum": "18446744073709551615",
+        "context_switches": 0, "migrations": 0, "huge_page_bytes": 0, "process_cpu_ns": 5, "exits": 1,
+        "nested_runs": 0, "checksum": "18446744073709551615", "resent": 3, "latency_count": 2, "latency_p50_ns": 1.5,
+        "latency_p99_ns": 2.5, "latency_p999_ns": 2.5, "latency_max_ns": 2.5,
         "inside_ns": [1.5, 1e9], "outside_ns": [1.5, 1e9], "operations": [1000, 1000], "bytes": [0, 64],
     }  # fmt: skip
 
@@ -68,7 +71,13 @@ def protocol_seeds() -> dict[str, bytes]:
     return {
         "request": b"\0" + text(request),
         "request-bare": b"\0" + text(request | {"substrate": "bare", "doorbell": "return", "iterations": 100}),
-        "request-repeated": b"\0" + b'{"protocol":1,' + text(request)[1:],
+        "request-disk": b"\0"
+        + text(request | {"disk": "direct", "disk_path": "/dev/null", "disk_bytes": 1 << 26, "io_cpu": 0}),
+        "request-network": b"\0"
+        + text(request | {"arena_bytes": 2 << 20, "net_peer": "guest", "net_bytes_per_s": 10**7, "net_io_cpu": 0}),
+        "request-network-host": b"\0"
+        + text(request | {"arena_bytes": 2 << 20, "net_peer": "host", "net_polling": True, "net_peer_cpu": 1}),
+        "request-repeated": b"\0" + b'{"protocol":3,' + text(request)[1:],
         "answer": b"\1" + text(answer),
         "answer-crashed": b"\1" + text(crashed),
         "answer-unknown-key": b"\1" + text(answer | {"more": 1}),

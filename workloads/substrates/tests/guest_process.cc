@@ -138,4 +138,27 @@ Request IntegerRequest(SubstrateKind substrate) {
   return request;
 }
 
+Request NetworkRequest(SubstrateKind substrate, payload::NetOperation operation, NetPeer peer) {
+  Request request = IntegerRequest(substrate);
+  const bool is_stream = operation == payload::NetOperation::kStream;
+  const bool is_ping_pong = operation == payload::NetOperation::kPingPong;
+  constexpr std::uint64_t kResendMs = 200;
+  constexpr std::uint64_t kGiveUpMs = 10'000;
+  request.image = NESTBENCH_IMAGES_FOLDER "/io_net.elf";
+  request.operation = static_cast<std::uint64_t>(operation);
+  request.parameters = {is_stream ? payload::kFrameMaxBytes : payload::kFrameMinBytes,
+                        is_ping_pong ? 1 : payload::kNetMaxWindow,
+                        static_cast<std::uint64_t>(request.tsc_hz / 20'000),
+                        kResendMs,
+                        kGiveUpMs,
+                        static_cast<std::uint64_t>(request.tsc_hz / 1000),
+                        0};
+  request.iterations = is_ping_pong ? 200 : 2000;
+  request.samples = 5;
+  request.arena_bytes = payload::kNetArenaBytes;
+  request.latencies = is_ping_pong;
+  request.network.peer = peer;
+  return request;
+}
+
 }  // namespace nestbench::substrates::testing

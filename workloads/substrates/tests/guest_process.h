@@ -7,6 +7,7 @@
 #include <functional>
 #include <string>
 
+#include "nestbench/payload/net_work.h"
 #include "nestbench/substrates/protocol.h"
 
 namespace nestbench::substrates::testing {
@@ -53,5 +54,8 @@ double MeasureTscHz();
 
 // A small measurement of cpu_integer, three samples of some milliseconds.
 Request IntegerRequest(SubstrateKind substrate);
+
+// Five samples of a network workload; `operation` of payload/net_work.h. Nobody is pinned.
+Request NetworkRequest(SubstrateKind substrate, payload::NetOperation operation, NetPeer peer);
 
 }  // namespace nestbench::substrates::testing

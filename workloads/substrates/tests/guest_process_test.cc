@@ -15,6 +15,7 @@
 #include <initializer_list>
 #include <optional>
 #include <regex>
+#include <tuple>
 #include <vector>
 
 #include "nestbench/substrates/substrate.h"
@@ -32,6 +33,7 @@ using testing::GuestProcess;
 using ::testing::HasSubstr;
 using testing::IntegerRequest;
 using ::testing::MatchesRegex;
+using testing::NetworkRequest;
 using testing::ReadText;
 
 constexpr const char* kImage = NESTBENCH_IMAGES_FOLDER "/cpu_integer.elf";
@@ -318,6 +320,87 @@ std::vector<std::string> FilesOpenIn(const std::string& proc) {
   return files;
 }
 
+// Where this process may make no namespaces, or there is no tap, that is its answer: no failure.
+#define NESTBENCH_REQUIRE_NETWORK(answer) \
+  if ((answer).status == AnswerStatus::kUnsupported) GTEST_SKIP() << (answer).reason
+
+class EachNetworkTest : public GuestProcessTest,
+                        public ::testing::WithParamInterface<std::tuple<payload::NetOperation, NetPeer>> {};
+
+TEST_P(EachNetworkTest, GuestAndTwinDeliverTheSame) {
+  const auto [operation, peer] = GetParam();
+  const Answer bare = RunUntilKept(NetworkRequest(SubstrateKind::kBare, operation, peer));
+  NESTBENCH_REQUIRE_NETWORK(bare);
+  ASSERT_EQ(bare.status, AnswerStatus::kOk) << bare.reason;
+  Request in_guest = NetworkRequest(SubstrateKind::kVm, operation, peer);
+  NESTBENCH_REQUIRE_GUEST(in_guest);
+  const Answer vm = RunUntilKept(in_guest);
+  NESTBENCH_REQUIRE_NETWORK(vm);
+  ASSERT_EQ(vm.status, AnswerStatus::kOk) << vm.reason;
+  EXPECT_NE(bare.checksum, 0U);
+  EXPECT_EQ(bare.checksum, vm.checksum);
+  EXPECT_EQ(bare.exits, 0U);
+  EXPECT_GT(vm.exits, 0U);
+  for (const Answer& answer : {bare, vm}) {
+    ASSERT_FALSE(answer.samples.empty());
+    EXPECT_EQ(answer.samples[0].operations, in_guest.iterations);
+    EXPECT_EQ(answer.samples[0].bytes, in_guest.iterations * (in_guest.parameters[0] - payload::kDatagramHeaderBytes));
+    const bool has_latencies = operation == payload::NetOperation::kPingPong;
+    EXPECT_EQ(answer.latencies.count, has_latencies ? answer.samples.size() * in_guest.iterations : 0);
+    EXPECT_EQ(answer.latencies.p50_ns > 0, has_latencies);
+  }
+  // The namespaces and their interfaces went with the processes; here there never were any.
+  EXPECT_FALSE(std::filesystem::exists("/sys/class/net/nestbench0"));
+}
+
+std::string NameOfNetwork(const ::testing::TestParamInfo<EachNetworkTest::ParamType>& info) {
+  static constexpr const char* kOperations[] = {"PingPong", "Stream", "Packets"};
+  const auto [operation, peer] = info.param;
+  return std::string(kOperations[static_cast<std::size_t>(operation)]) +
+         (peer == NetPeer::kHost ? "ToTheHost" : "ToAnotherGuest");
+}
+INSTANTIATE_TEST_SUITE_P(Networks, EachNetworkTest,
+                         ::testing::Combine(::testing::Values(payload::NetOperation::kPingPong,
+                                                              payload::NetOperation::kStream,
+                                                              payload::NetOperation::kPackets),
+                                            ::testing::Values(NetPeer::kHost, NetPeer::kGuest)),
+                         NameOfNetwork);
+
+TEST_F(GuestProcessTest, KeepsAGuestsNetworkWithinItsLimit) {
+  Request request = NetworkRequest(SubstrateKind::kVm, payload::NetOperation::kStream, NetPeer::kGuest);
+  NESTBENCH_REQUIRE_GUEST(request);
+  constexpr double kBytesPerS = 10e6;
+  request.network.bytes_per_s = static_cast<std::uint64_t>(kBytesPerS);
+  const Answer answer = RunUntilKept(request);  // a batch is 3 MB: the first warm-up takes the burst
+  ASSERT_EQ(answer.status, AnswerStatus::kOk) << answer.reason;
+  double frame_bytes = 0;
+  double seconds = 0;
+  for (const Sample& sample : answer.samples) {
+    frame_bytes += static_cast<double>(sample.operations * request.parameters[0]);
+    seconds += sample.inside_ns / 1e9;
+  }
+  EXPECT_NEAR(frame_bytes / seconds / kBytesPerS, 1.0, 0.04) << answer.resent << " frames sent again";
+}
+
+TEST_F(GuestProcessTest, SaysWhatToDoWhereItMayMakeNoNetwork) {
+  const Request request = NetworkRequest(SubstrateKind::kBare, payload::NetOperation::kPingPong, NetPeer::kHost);
+  // In a user namespace that allows no other one, without rights after exec.
+  const auto no_namespaces = [] {
+    if (::unshare(CLONE_NEWUSER) != 0) return false;
+    std::ofstream limit("/proc/sys/user/max_user_namespaces");
+    limit << 0 << std::flush;
+    return limit.good();
+  };
+  const GuestEnd end = GuestProcess(Line(request), no_namespaces).Wait();
+  if (WIFEXITED(end.wait_status) && WEXITSTATUS(end.wait_status) == GuestProcess::kCannotPrepare) {
+    GTEST_SKIP() << "no user namespace can be made here";
+  }
+  const Answer answer = AnswerOf(end);
+  EXPECT_EQ(answer.status, AnswerStatus::kUnsupported);
+  EXPECT_THAT(answer.reason, HasSubstr("network namespace"));
+  EXPECT_THAT(answer.reason, HasSubstr("root"));
+}
+
 TEST_P(EachSubstrateTest, RunsConfinedAndLeavesNothingWhenKilled) {
   Request request = EndlessRequest(GetParam());
   NESTBENCH_REQUIRE_GUEST(request);
@@ -342,6 +425,31 @@ TEST_P(EachSubstrateTest, RunsConfinedAndLeavesNothingWhenKilled) {
   EXPECT_EQ(WTERMSIG(end.wait_status), SIGKILL);
   EXPECT_EQ(end.output, "");
   EXPECT_FALSE(std::filesystem::exists(proc));
+}
+
+// With a network there are more threads than one, and each of them is confined.
+TEST_P(EachSubstrateTest, ConfinesEveryThreadOfANetwork) {
+  Request request = NetworkRequest(GetParam(), payload::NetOperation::kPingPong, NetPeer::kGuest);
+  NESTBENCH_REQUIRE_GUEST(request);
+  request.iterations = payload::kNetMaxIterations;
+  request.deadline_ns = 60'000'000'000;
+  GuestProcess process(Line(request));
+  const std::filesystem::path tasks = "/proc/" + std::to_string(process.pid()) + "/task";
+  // The main thread, the peer's, and for guests those of their devices; some kernels have one for each VM besides.
+  const std::size_t expected = GetParam() == SubstrateKind::kVm ? 4 : 2;
+  const auto confined = [&tasks] {
+    std::size_t count = 0;
+    std::error_code gone;
+    for (const auto& task : std::filesystem::directory_iterator(tasks, gone)) {
+      if (!IsConfined(task.path().string())) return std::size_t{0};
+      ++count;
+    }
+    return count;
+  };
+  EXPECT_TRUE(Eventually([&] { return confined() >= expected; })) << confined() << " threads of " << expected;
+  EXPECT_EQ(ReadText((tasks / std::to_string(process.pid()) / "children").string()), "");
+  process.Kill();
+  EXPECT_TRUE(WIFSIGNALED(process.Wait().wait_status));
 }
 
 TEST_P(EachSubstrateTest, DiesWithItsSupervisor) {

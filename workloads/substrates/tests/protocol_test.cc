@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "nestbench/payload/net_work.h"
+
 namespace nestbench::substrates {
 namespace {
 
@@ -45,6 +47,19 @@ Request SampleRequest() {
   return request;
 }
 
+Request SampleNetworkRequest() {
+  Request request = SampleRequest();
+  request.arena_bytes = payload::kNetArenaBytes;
+  request.disk = {};
+  request.network = {.peer = NetPeer::kGuest,
+                     .doorbell_exits = true,
+                     .polling = true,
+                     .bytes_per_s = 10'000'000,
+                     .io_cpu = 2,
+                     .peer_cpu = 3};
+  return request;
+}
+
 Answer SampleAnswer() {
   Answer answer;
   answer.status = AnswerStatus::kOk;
@@ -58,6 +73,7 @@ Answer SampleAnswer() {
   answer.huge_page_bytes = 5;
   answer.process_cpu_ns = 7;
   answer.exits = 6;
+  answer.resent = 7;
   answer.latencies = {100, 1.5, 2.5, 3.5, 4.5};
   answer.checksum = std::numeric_limits<std::uint64_t>::max();  // more than a JSON reader's double holds
   answer.samples = {{1.5, 2.5, 1000, 0}, {1e9, 1e9 + 0.25, 1000, 64}};
@@ -92,7 +108,7 @@ void RefusesEachKeyMissingWrongRepeatedAndAnUnknownOne(const json& good, Parse p
     ExpectRefused(spoiled, parse, key, "missing");
     for (const json& wrong : kWrongValues) {
       if (IsRightType(value, wrong)) continue;
-      if (key == "cpu" && wrong == -1) continue;
+      if (key.ends_with("cpu") && wrong == -1) continue;
       spoiled = good;
       spoiled[key] = wrong;
       ExpectRefused(spoiled, parse, key, "is " + wrong.dump());
@@ -205,6 +221,36 @@ TEST(RequestTest, RefusesValuesOutOfRange) {
   json spoiled = ToJson(SampleRequest());
   spoiled["iterations"] = spoiled["batch_target_ns"] = 0;
   ExpectRefused(spoiled, ParseRequest, "batch_target_ns", "is 0 and so are the iterations");
+}
+
+TEST(RequestTest, OfANetworkSurvivesTheWay) {
+  const Request sent = SampleNetworkRequest();
+  const auto got = ParseRequest(ToJson(sent).dump());
+  ASSERT_TRUE(got.has_value()) << got.error().ToString();
+  EXPECT_EQ(ToJson(*got), ToJson(sent));
+  EXPECT_EQ(got->network.peer, NetPeer::kGuest);
+  EXPECT_EQ(got->network.peer_cpu, 3);
+}
+
+TEST(RequestTest, RefusesNetworksThatAreNone) {
+  RefusesEachKeyMissingWrongRepeatedAndAnUnknownOne(ToJson(SampleNetworkRequest()), ParseRequest);
+  const std::vector<std::pair<std::string, json>> cases = {
+      {"net_peer", "zone"},
+      {"net_io_cpu", -2},
+      {"net_peer_cpu", 2'000'000'000},
+  };
+  for (const auto& [key, value] : cases) {
+    json spoiled = ToJson(SampleNetworkRequest());
+    spoiled[key] = value;
+    ExpectRefused(spoiled, ParseRequest, key, "is " + value.dump());
+  }
+  json with_disk = ToJson(SampleNetworkRequest());
+  with_disk["disk"] = "ram";
+  with_disk["disk_bytes"] = 1 << 20;
+  ExpectRefused(with_disk, ParseRequest, "net_peer", "and a disk");
+  json too_small = ToJson(SampleNetworkRequest());
+  too_small["arena_bytes"] = payload::kNetArenaBytes - 1;
+  ExpectRefused(too_small, ParseRequest, "net_peer", "in a small arena");
 }
 
 TEST(RequestTest, LetsAProcessReturn) {

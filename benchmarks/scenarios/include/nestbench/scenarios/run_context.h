@@ -33,7 +33,8 @@ struct ContainmentOptions {
 
 // What was asked of the io scenario beyond its profile.
 struct IoOptions {
-  bool fio = false;  // beside each disk workload, fio's numbers on a file of its own
+  bool fio = false;     // beside each disk workload, fio's numbers on a file of its own
+  bool iperf3 = false;  // beside each stream over a network, iperf3's over a veth pair of its own
 };
 
 // The Linux guest of the scenario of that name.

@@ -56,7 +56,7 @@ inline constexpr std::uint64_t kMmioPagesEnd = 0xD000'2000;
 
 // Where the guest has devices: the registers of each virtio device (virtio over MMIO), and a page for a driver that has
 // nothing to do. A 4-byte store there is what HLT is at CPL0: the vCPU sleeps until a device raises its interrupt line,
-// and does not sleep when one has since the last such store.
+// and does not sleep when one has since the last such store. The value, unless 0, is how many ms it sleeps at most.
 inline constexpr std::uint64_t kVirtioBase = 0xD000'2000;
 inline constexpr std::uint64_t kVirtioStride = kPageBytes;
 inline constexpr std::uint64_t kVirtioMaxDevices = 2;

@@ -85,9 +85,10 @@ class MmioDevice {
   void Ring(std::uint32_t queue) { Write(VIRTIO_MMIO_QUEUE_NOTIFY, queue); }
 
   // Sleeps until a device has raised its interrupt since the last sleep, and acknowledges it. Ask the queue for an
-  // interrupt first, and look at it once more: what came before that wakes nobody.
-  void Sleep() {
-    MmioWrite(abi::kWaitPage, 0);
+  // interrupt first, and look at it once more: what came before that wakes nobody. `limit_ms`: not longer than that; 0:
+  // as long as it takes.
+  void Sleep(std::uint32_t limit_ms = 0) {
+    MmioWrite(abi::kWaitPage, limit_ms);
     Acknowledge();
   }
   void Acknowledge() { Write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG); }

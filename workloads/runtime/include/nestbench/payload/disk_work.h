@@ -17,6 +17,7 @@
 #include "nestbench/abi/latency_table.h"
 #include "nestbench/payload/payload.h"
 #include "nestbench/payload/random.h"
+#include "nestbench/payload/ticks.h"
 
 namespace nestbench::payload {
 
@@ -44,13 +45,6 @@ constexpr std::uint64_t DiskArenaBytes(std::uint64_t block_bytes, std::uint64_t 
 
 // The first eight bytes of sector `number` of every disk that these workloads use.
 constexpr std::uint64_t DiskStamp(std::uint64_t number) { return Mix(number + 0x6E65'7374'6469'736BULL); }
-
-inline std::uint64_t ReadTicks() {
-  std::uint64_t low = 0;
-  std::uint64_t high = 0;
-  asm volatile("rdtsc" : "=a"(low), "=d"(high));
-  return high << 32 | low;
-}
 
 enum class DiskRequestKind : std::uint8_t { kRead, kWrite, kFlush };
 

@@ -13,11 +13,12 @@
 #include "nestbench/abi/mailbox.h"
 #include "nestbench/substrates/counters.h"
 #include "nestbench/substrates/disk.h"
+#include "nestbench/substrates/network.h"
 #include "nestbench/vmm/base/error.h"
 
 namespace nestbench::substrates {
 
-inline constexpr int kProtocolVersion = 2;
+inline constexpr int kProtocolVersion = 3;
 
 // kNested: a guest (L2) of a hypervisor inside a guest of our VMM, with nested paging; kNestedShadow: without.
 enum class SubstrateKind : std::uint8_t { kBare, kVm, kNested, kNestedShadow };
@@ -42,6 +43,7 @@ struct Request {
   abi::Doorbell doorbell = abi::Doorbell::kPort;  // of a guest
   bool latencies = false;                         // the arena begins with an abi::LatencyTable
   DiskSetup disk;                                 // of a guest, or of the process that is its twin
+  NetSetup network;                               // likewise; not together with a disk
 };
 
 enum class AnswerStatus : std::uint8_t { kOk, kUnsupported, kFailed, kError, kCrashed, kTimeout };
@@ -77,7 +79,8 @@ struct Answer {
   std::uint64_t exits = 0;           // over the kept samples
   std::uint64_t nested_runs = 0;     // entries of L2 by a hypervisor in the guest
   std::uint64_t checksum = 0;
-  Latencies latencies;  // where the request asked for them
+  std::uint64_t resent = 0;  // frames of a network workload that were lost, or late: over the kept samples
+  Latencies latencies;       // where the request asked for them
   std::vector<Sample> samples;
 };
 

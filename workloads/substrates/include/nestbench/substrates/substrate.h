@@ -4,21 +4,26 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "nestbench/abi/mailbox.h"
 #include "nestbench/substrates/call_evidence.h"
 #include "nestbench/substrates/disk.h"
+#include "nestbench/substrates/network.h"
 #include "nestbench/vmm/base/error.h"
 #include "nestbench/vmm/memory/memory_region.h"
 
 namespace nestbench::vmm {
 class CpuidPolicy;
 class ElfImage;
+class GuestMemory;
 class KvmDevice;
+struct UserDevice;
 }  // namespace nestbench::vmm
 
 namespace nestbench::substrates {
@@ -53,6 +58,9 @@ struct SubstrateOptions {
   std::optional<bool> nested_paging = {};            // of a guest in a guest; empty: just a guest
   bool attach_event = false;                         // abi::kEventPort and kEventPage of a guest signal an eventfd
   DiskSetup disk = {};                               // virtio device 0 of a guest
+  NetSetup network = {};                             // of CreateNetVm and CreateNetTwin
+  // Devices of a guest, instead of `disk`: as vmm::UserMachineOptions has them.
+  std::function<Result<std::vector<vmm::UserDevice>>(const vmm::GuestMemory& memory)> make_devices = {};
 };
 
 class Substrate {
@@ -61,6 +69,10 @@ class Substrate {
 
   // Performs one command; the time is taken directly around the payload. From the thread that created this.
   virtual Result<CallOutcome> Call(const abi::MailboxRequest& request, std::chrono::nanoseconds limit) = 0;
+
+  // Makes the call that is under way, or else the next, end as kTimedOut; for a substrate that is to be destroyed. From
+  // any thread, as long as the one that created this lives. Only a guest can be interrupted.
+  virtual void Interrupt() {}
 
   // The mailbox page, for reading replies: hostile.
   [[nodiscard]] virtual std::span<const std::byte> mailbox() const = 0;
@@ -87,6 +99,11 @@ Result<std::unique_ptr<Substrate>> CreateBare(const SubstrateOptions& options);
 // A process that does the work of a guest with a disk without the guest: `disk` and `arena_bytes` of the options; the
 // image stays aside.
 Result<std::unique_ptr<Substrate>> CreateDiskTwin(const SubstrateOptions& options);
+
+// A guest with a network and its peer, and the process that does the same work over sockets: `network` of the options.
+// kUnsupported where this process may make no network namespaces. For processes of one thread.
+Result<std::unique_ptr<Substrate>> CreateNetVm(const SubstrateOptions& options);
+Result<std::unique_ptr<Substrate>> CreateNetTwin(const SubstrateOptions& options);
 
 // A guest of our VMM. kUnsupported, with the cause, when /dev/kvm is missing or may not be opened; else what failed.
 Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options);
