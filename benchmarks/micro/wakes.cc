@@ -162,7 +162,7 @@ void WakeHalted(State& state, Environment& environment) {
   if (!event.valid()) throw Broken(vmm::Error::System("eventfd", errno).ToString());
   Guest guest(environment, event.get());
   const SleepProbe halted(ThisThread());
-  const auto wake = [&event, &guest] {
+  const auto wake = [&] {
     if constexpr (kWake == Wake::kIrqFd) {
       ::eventfd_write(event.get(), 1);
     } else {

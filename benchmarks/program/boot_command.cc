@@ -27,6 +27,7 @@
 #include "devices/virtio/rng/rng.h"
 #include "exit_codes.h"
 #include "nestbench/vmm/kvm/kvm_device.h"
+#include "nestbench/vmm/loader/linux.h"
 #include "nestbench/vmm/loader/loaded_file.h"
 #include "nestbench/vmm/machine/linux_machine.h"
 
@@ -277,7 +278,7 @@ int CodeOf(const Error& error) {
       return kExitUsage;
     default:
       // A file that is not there, or may not be opened, is the user's; what the kernel refuses later is not.
-      return error.operation == "open" && !error.detail.starts_with("/dev/kvm") ? kExitUsage : kExitBroke;
+      return error.operation == "open" ? kExitUsage : kExitBroke;
   }
 }
 
@@ -343,11 +344,16 @@ Result<int> BootChecked(const BootRequest& request) {
     if (!read) return Fail(std::move(read.error()));
     initramfs.emplace(std::move(*read));
   }
-  auto device = vmm::KvmDevice::Open();
-  if (!device) return Fail(std::move(device.error()));
+  // What is wrong with files and flags is said before what is wrong with the host.
+  if (auto image = vmm::ParseLinux(kernel->bytes()); !image) return Fail(std::move(image.error()));
   auto made = MakeDevices(request);
   if (!made) return Fail(std::move(made.error()));
   const std::unique_ptr<Devices> devices = std::move(*made);
+  auto device = vmm::KvmDevice::Open();
+  if (!device) {
+    spdlog::error("unsupported: {}", device.error().ToString());
+    return kExitUnsupported;
+  }
 
   Terminal terminal(timeline.get());
   vmm::LinuxMachineOptions options{.kernel = kernel->bytes(),
@@ -363,6 +369,10 @@ Result<int> BootChecked(const BootRequest& request) {
   for (const auto& function : devices->functions) options.devices.push_back(function.get());
   auto machine = vmm::LinuxMachine::Create(*device, options);
   if (!machine) return Fail(std::move(machine.error()));
+  if (auto refused = vmm::FindRefusedInstruction(*device)) {
+    spdlog::error("unsupported: {}", *refused);
+    return kExitUnsupported;
+  }
 
   if (timeline) timeline->Event("entered");
   InstallHandlers();
@@ -378,9 +388,9 @@ Result<int> BootChecked(const BootRequest& request) {
     outcome = (*machine)->Run(limits);
   }
   const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
-  fmt::print(stderr, "nestbench: the guest {}: {}{}\n",
-             outcome.end == vmm::LinuxEnd::kUnsupported ? "cannot run here" : "ended", ToString(outcome.end),
-             outcome.text.empty() ? "" : "\n" + outcome.text);
+  fmt::print(stderr, "nestbench: {}{}{}{}\n",
+             outcome.end == vmm::LinuxEnd::kUnsupported ? "" : "the guest ended: ", ToString(outcome.end),
+             outcome.text.empty() ? "" : ": ", outcome.text);
   if (!request.quiet) PrintSummary(**machine, *devices, passed.count());
   return CodeOf(outcome.end);
 }
@@ -390,8 +400,9 @@ Result<int> BootChecked(const BootRequest& request) {
 int Boot(const BootRequest& request) {
   auto code = BootChecked(request);
   if (code) return *code;
-  spdlog::error("{}", code.error().ToString());
-  return CodeOf(code.error());
+  const int exit_code = CodeOf(code.error());
+  spdlog::error("{}{}", exit_code == kExitUnsupported ? "unsupported: " : "", code.error().ToString());
+  return exit_code;
 }
 
 }  // namespace nestbench::program

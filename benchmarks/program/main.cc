@@ -195,6 +195,7 @@ int Main(int argc, char** argv) {
   auto* run = app.add_subcommand("run", "measure scenarios and write the result document and the report");
   std::vector<std::string> scenario_names(kScenarioNames.begin(), kScenarioNames.end());
   scenario_names.emplace_back(kCosts);
+  scenario_names.emplace_back(kLinux);
   scenario_names.emplace_back("all");
   run->add_option("scenario", scenario, fmt::format("{}", fmt::join(scenario_names, ", ")))
       ->check(CLI::IsMember(scenario_names));
@@ -205,6 +206,7 @@ int Main(int argc, char** argv) {
              "  nestbench run exits --json-only\n"
              "  nestbench run io --profile standard --reference fio,iperf3\n"
              "  nestbench run density --guests 2000 --idle\n"
+             "  nestbench run linux --kernel vmlinuz --initrd initramfs\n"
              "  nestbench run density --budget-memory 1G --budget-cpus 1.5\n"
              "  nestbench run containment --tries 20 --profile standard\n"));
   AddRunOptions(*run, request);
@@ -214,6 +216,9 @@ int Main(int argc, char** argv) {
                   "of io: the numbers of fio or iperf3 beside ours, or of both (fio,iperf3); Debian packages")
       ->delimiter(',')
       ->check(CLI::IsMember({"fio", "iperf3"}));
+  run->add_option("--kernel", request.linux_guest.kernel, "of the guest, as for nestbench boot")->group("Linux");
+  run->add_option("--initrd", request.linux_guest.initramfs, "of the guest, made by ./nestbench linux-guest")
+      ->group("Linux");
 
   bool ids_only = false;
   std::string list_profile = "full";

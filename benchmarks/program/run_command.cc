@@ -67,9 +67,10 @@ constexpr NamedScenario kScenarios[] = {
        return vmm::Result<std::vector<std::string>>(scenarios::ContainmentIds(context));
      }},
     {kCosts, scenarios::RunCosts, scenarios::CostsIds},
+    {kLinux, scenarios::RunLinux, scenarios::LinuxIds},
     {kConformance, scenarios::RunConformance, scenarios::ConformanceIds},
 };
-static_assert(std::size(kScenarios) == kScenarioNames.size() + 2, "`run all` leaves costs and conformance out");
+static_assert(std::size(kScenarios) == kScenarioNames.size() + 3, "`run all` leaves costs, linux and conformance out");
 
 bool Contains(const std::vector<std::string>& names, std::string_view name) {
   return std::ranges::find(names, name) != names.end();
@@ -220,7 +221,12 @@ int Finish(const RunRequest& request, const RunContext& context, result::Journal
     if (!built) return Complain(kExitBroke, "{}", built.error().ToString());
     run_code = CodeOfConditions(*built);
   } else {
-    run_code = CodeOfMeasurements(journal.builder().measurements(), !context.vm_unsupported.empty());
+    // The Linux guest was asked for by name.
+    const auto& measurements = journal.builder().measurements();
+    const bool no_linux = std::ranges::any_of(measurements, [](const result::Measurement& measurement) {
+      return measurement.scenario == kLinux && measurement.status == Status::kUnsupported;
+    });
+    run_code = CodeOfMeasurements(measurements, no_linux || !context.vm_unsupported.empty());
   }
   if (request.json_only) {
     fmt::print("{}\n", document->string());
@@ -279,6 +285,7 @@ int Run(const RunRequest& request) {
   context.containment = request.containment;
   context.conformance = request.conformance;
   context.io = request.io;
+  context.linux_guest = request.linux_guest;
   context.schedules = request.schedules;
 
   std::size_t selected = 0;
@@ -293,6 +300,12 @@ int Run(const RunRequest& request) {
                     request.filter, fmt::join(request.scenarios, ", "), request.profile);
   }
 
+  const bool has_guest = !request.linux_guest.kernel.empty() && !request.linux_guest.initramfs.empty();
+  if (has_guest != Contains(request.scenarios, kLinux)) {
+    return Complain(kExitUsage,
+                    "--kernel and --initrd are the linux scenario's, which needs both: `nestbench run linux "
+                    "--kernel K --initrd I`");
+  }
   const bool has_budget = request.density.budget_memory_bytes || request.density.budget_cpus;
   if (has_budget && !Contains(request.scenarios, "density")) {
     return Complain(kExitUsage, "--budget-memory and --budget-cpus are the density scenario's");
@@ -319,7 +332,8 @@ int Run(const RunRequest& request) {
   // Tenants of a run that was killed would disturb this one.
   std::optional<tenancy::CgroupTree> cgroups;
   const bool has_tenants = std::ranges::any_of(request.scenarios, [](const std::string& name) {
-    return name != "overhead" && name != "exits" && name != "io" && name != kCosts && name != kConformance;
+    return name != "overhead" && name != "exits" && name != "io" && name != kCosts && name != kLinux &&
+           name != kConformance;
   });
   if (has_tenants) PrepareTenants(request, cgroups, context);
   if (has_budget && context.cgroups == nullptr) {

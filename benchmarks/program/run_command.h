@@ -19,6 +19,9 @@ inline constexpr std::array<const char*, 6> kScenarioNames = {"overhead", "exits
 // Not among them: `run all` is about guests as they are used, not about single operations.
 inline constexpr const char* kCosts = "costs";
 
+// Nor this: it needs a kernel, which nestbench does not have.
+inline constexpr const char* kLinux = "linux";
+
 // Not among them either: it measures nothing, and has a command of its own.
 inline constexpr const char* kConformance = "conformance";
 
@@ -35,6 +38,7 @@ struct RunRequest {
   scenarios::ContainmentOptions containment;
   scenarios::ConformanceOptions conformance;
   scenarios::IoOptions io;
+  scenarios::LinuxGuest linux_guest;
   std::optional<std::filesystem::path> junit;  // of conformance
   std::optional<std::uint32_t> schedules;      // of attribution
   bool judge = false;                          // end with the default policy's verdict, and its exit code

@@ -1,11 +1,12 @@
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -166,11 +167,11 @@ vmm::Result<Answer> RunGuest(const RunContext& context, const std::filesystem::p
   std::error_code error;
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
   if (error) return Fail(vmm::Error::System("readlink", error.value(), "/proc/self/exe"));
-  auto child = RunChild(self,
-                        {"boot", "--kernel", context.linux_guest.kernel, "--initrd", context.linux_guest.initramfs,
-                         "--timeline", timeline.string(), "--append",
-                         fmt::format("quiet task=costs samples={} batch_us={}", kSamples, kBatchUs)},
-                        "", kBootLimit);
+  auto child = RunChild(
+      self,
+      {"boot", "--kernel", context.linux_guest.kernel, "--initrd", context.linux_guest.initramfs, "--timeline",
+       timeline.string(), "--append", fmt::format("quiet task=costs samples={} batch_us={}", kSamples, kBatchUs)},
+      "", kBootLimit);
   if (!child) return Fail(std::move(child.error()));
   Answer answer;
   ReadTimeline(timeline, answer);
@@ -178,8 +179,9 @@ vmm::Result<Answer> RunGuest(const RunContext& context, const std::filesystem::p
   constexpr int kUnsupportedHere = 5;
   if (child->exit_code == kUnsupportedHere) {
     answer.status = result::Status::kUnsupported;
-    const std::size_t at = child->error_text.find("unsupported: ");
-    answer.reason = at == std::string::npos ? child->Describe() : child->error_text.substr(at);
+    constexpr std::string_view kMark = "unsupported: ";
+    const std::size_t at = child->error_text.find(kMark);
+    answer.reason = at == std::string::npos ? child->Describe() : child->error_text.substr(at + kMark.size());
     answer.reason.resize(std::min(answer.reason.size(), answer.reason.find('\n')));
   } else if (child->exit_code != 0) {
     answer.status = StatusOf(*child);

@@ -81,13 +81,13 @@ vmm::Result<Installation> Installation::Find() {
   const auto source = prefix.parent_path().parent_path();
   const std::vector<Installation> candidates = {
       {bin / "nestbench-guest", bin / "nestbench-tenant", bin / "nestbench_micro", bin / "nestbench_density_floor",
-       bin / "nestbench-conformance", bin / "nestbench-costs", prefix / "images", source / "reports",
-       source / "ci/gate.toml"},
+       bin / "nestbench-conformance", bin / "nestbench-costs", bin / "nestbench-linux-costs", prefix / "images",
+       source / "reports", source / "ci/gate.toml"},
       {prefix / "libexec/nestbench/nestbench-guest", prefix / "libexec/nestbench/nestbench-tenant",
        prefix / "libexec/nestbench/nestbench_micro", prefix / "libexec/nestbench/nestbench_density_floor",
        prefix / "libexec/nestbench/nestbench-conformance", prefix / "libexec/nestbench/nestbench-costs",
-       prefix / "libexec/nestbench/images", prefix / "share/nestbench/reports",
-       prefix / "share/nestbench/ci/gate.toml"},
+       prefix / "libexec/nestbench/nestbench-linux-costs", prefix / "libexec/nestbench/images",
+       prefix / "share/nestbench/reports", prefix / "share/nestbench/ci/gate.toml"},
   };
   for (const Installation& candidate : candidates) {
     if (std::filesystem::exists(candidate.guest_program, error)) return candidate;

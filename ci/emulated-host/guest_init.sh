@@ -1,4 +1,5 @@
 #!/bin/sh
+# shellcheck shell=dash
 # First process of the Linux guest. What it does stands on the kernel's command line: task=NAME, and what that needs;
 # without a task, a shell on the console. Lines that begin with "guest: " are for whoever reads the console.
 /bin/busybox --install -s /bin
@@ -33,6 +34,10 @@ network() {
   { ip addr add 10.9.0.2/24 dev eth0 && ip link set eth0 up; } || end "failed: there is no network"
 }
 
+# nc ends when its peer does, and its peer when nothing more can come: so its input never ends.
+mkfifo /tmp/never
+receive() { nc "$host" "$1" <>/tmp/never; }  # PORT
+
 sum() { sha256sum | cut -d ' ' -f 1; }
 
 # Files of random size and content, each safe (fsync) under its last name before it is named on the console; and beside
@@ -45,7 +50,7 @@ write_files() {  # WRITER
     name=/mnt/$1/$number
     size=$((4 + $(od -An -N1 -tu1 /dev/urandom) * 2))
     dd if=/dev/urandom of="$name.part" bs=1k count="$size" conv=fsync 2>/dev/null || end "failed: cannot write"
-    mv "$name.part" "$name" && sync "$name" || end "failed: cannot fsync"
+    { mv "$name.part" "$name" && sync "$name"; } || end "failed: cannot fsync"
     say "safe $(sum <"$name") $name"
   done
 }
@@ -61,16 +66,20 @@ churn() {
 
 # What was safe must be there, whole.
 check_files() {
-  nc "$host" 9001 </dev/null >/tmp/safe || end "failed: no list of files came"
+  receive 9001 >/tmp/safe || end "failed: no list of files came"
   sha256sum -c /tmp/safe >/tmp/checked 2>&1 || end "failed: $(grep -v ': OK$' /tmp/checked)"
   say "intact $(grep -c ': OK$' /tmp/checked) files"
 }
 
+say "up after $(cut -d ' ' -f 1 /proc/uptime) s on $(nproc) CPUs"
 case $(value_of task) in
   '')
-    say "shell after $(cut -d ' ' -f 1 /proc/uptime) s, $(nproc) CPUs"
     setsid cttyhack sh
     end "the shell has ended"
+    ;;
+  costs)
+    nestbench-linux-costs "$(value_of samples)" "$(value_of batch_us)" | sed 's/^/guest: cost /'
+    end "costs are measured"
     ;;
   write)
     disk
@@ -83,9 +92,9 @@ case $(value_of task) in
     disk
     network
     check_files
-    # MIB of random bytes from there, and back.
-    nc "$host" 9002 </dev/null | tee /tmp/bytes | sum >/tmp/sum
-    say "received $(wc -c </tmp/bytes) $(cat /tmp/sum)"
+    # Random bytes from there, and back. Not through a pipe: nc's small pieces would be as many switches.
+    receive 9002 >/tmp/bytes
+    say "received $(wc -c </tmp/bytes) $(sum </tmp/bytes)"
     nc "$host" 9003 </tmp/bytes
     umount /mnt || end "failed: cannot unmount"
     end "passed on $(nproc) CPUs"

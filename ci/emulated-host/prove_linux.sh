@@ -1,10 +1,11 @@
 #!/bin/sh
-# Do the virtual devices satisfy drivers that we did not write? Boots Debian's kernel with each number of vCPUs that is
-# given (1 and 2): it writes files to ext4 until its VMM is killed; the file system must then be clean once its journal
-# is replayed, and hold every file that the guest called safe; 100 MiB go through the network both ways; and our own
-# guests run beside it. To be run on an emulated host: emulate svm --linux --script.
+# shellcheck shell=dash
+# Do the virtual devices satisfy drivers that we did not write? Boots Debian's kernel with 1 and with 2 vCPUs, by its
+# 64-bit entry: it writes files to ext4 until its VMM is killed; the file system must then be clean once its journal is
+# replayed. Boots it again, by its PVH entry: every file that the guest called safe is whole, 100 MiB go through the
+# network both ways, and our own guests run beside it. For an emulated host: emulate svm --linux --cpus 2 --script.
 set -u
-readonly mib=100 safe_files=40 boot_limit_s=60
+readonly mib=100 safe_files=40 boot_limit_s=90
 work=/tmp/linux
 mkdir -p $work
 cd $work || exit 1
@@ -13,7 +14,7 @@ began() { cut -d ' ' -f 1 /proc/uptime; }
 say() { echo "$(began) s: $*"; }
 fail() {
   say "FAILED: $*"
-  [ -f console ] && tail -n 20 console
+  tail -n 20 console vmm 2>/dev/null
   exit 1
 }
 sum() { sha256sum | cut -d ' ' -f 1; }
@@ -30,10 +31,11 @@ wait_for() {
   done
 }
 
-boot() {  # TASK ARGUMENTS...: in the background; its console is the file `console`
+boot() {  # TASK KERNEL ARGUMENTS...: in the background; its console is the file `console`
   task=$1
-  shift
-  nestbench boot --kernel /guest/vmlinuz --initrd /guest/initramfs --memory 256M --disk disk \
+  kernel=$2
+  shift 2
+  nestbench boot --kernel "/guest/$kernel" --initrd /guest/initramfs --memory 256M --disk disk \
     --append "quiet task=$task" "$@" >console 2>vmm </dev/null &
   vmm=$!
 }
@@ -42,7 +44,7 @@ wrote_enough() { [ "$(grep -c '^guest: safe' console)" -ge $safe_files ]; }
 tap_is_there() { [ -e /sys/class/net/tap0 ]; }
 
 write_and_cut() {  # CPUS
-  boot write --cpus "$1"
+  boot write vmlinuz --cpus "$1"
   wait_for $boot_limit_s grep -q '^guest: init' console || fail "no init within $boot_limit_s s"
   say "$1 vCPUs: $(grep -a '^guest: init' console)"
   wait_for 60 wrote_enough || fail "files are not written"
@@ -53,20 +55,29 @@ write_and_cut() {  # CPUS
   say "$1 vCPUs: $(wc -l <safe) files were safe when the power was cut"
 }
 
+# The superblock's counts of what is free are only written now and then, and set right by whoever reads the journal: that
+# is all that the second run may find. The third changes nothing and must find nothing.
 check_disk() {
   e2fsck -p -E journal_only disk >fsck 2>&1
   grep -q 'recovering journal' fsck && say "the journal was replayed"
-  e2fsck -f -n disk >fsck 2>&1 || fail "fsck: $(cat fsck)"
+  e2fsck -f -p disk >fsck 2>&1
+  code=$?
+  if [ $code -gt 1 ] || grep -vE '^(disk: )?$|files \(|Free (blocks|inodes) count' fsck; then
+    fail "fsck -p: exit code $code: $(cat fsck)"
+  fi
+  e2fsck -f -n disk >fsck 2>&1
+  code=$?
+  if [ $code -ne 0 ] || grep -qi 'wrong\|fix?' fsck; then fail "fsck -n: exit code $code: $(cat fsck)"; fi
   say "fsck: $(tail -n 1 fsck)"
 }
 
 check_and_transfer() {  # CPUS
-  boot check --cpus "$1" --net tap:tap0
+  boot check vmlinux --cpus "$1" --net tap:tap0
   wait_for 10 tap_is_there || fail "no tap device: $(cat vmm)"
-  ip addr add 10.9.0.1/24 dev tap0 && ip link set tap0 up || fail "the tap device has no address"
+  { ip addr add 10.9.0.1/24 dev tap0 && ip link set tap0 up; } || fail "the tap device has no address"
   nc -l -p 9001 <safe >/dev/null &
   nc -l -p 9002 <bytes >/dev/null &
-  nc -l -p 9003 </dev/null >back &
+  nc -l -p 9003 <>never >back &
   wait_for $boot_limit_s grep -q '^guest: intact' console || fail "the files were not checked"
   say "$1 vCPUs: $(grep -a '^guest: intact' console)"
   start=$(began)
@@ -80,19 +91,20 @@ check_and_transfer() {  # CPUS
 
 # Guests of our own while the Linux guest runs.
 beside() {
-  nestbench run exits --filter 'exits/port' --profile quick --rounds 1 --json-only --out beside >beside.log 2>&1
+  nestbench run exits --filter '^exits/doorbell_pio' --profile quick --rounds 1 --json-only --out beside >beside.log 2>&1
   code=$?
   [ $code -eq 0 ] || fail "our own guests beside it: exit code $code: $(cat beside.log)"
   kill -0 "$vmm" 2>/dev/null && say "our own guests ran beside it"
   rm -rf beside
 }
 
+mkfifo never  # to be read from, without an end
 dd if=/dev/urandom of=bytes bs=1M count=$mib 2>/dev/null
 bytes_sum=$(sum <bytes)
 say "$mib MiB of random bytes"
 for cpus in 1 2; do
   dd if=/dev/zero of=disk bs=1M count=0 seek=128 2>/dev/null
-  mke2fs -q -F -t ext4 disk || fail "mke2fs"
+  /sbin/mke2fs -q -F -t ext4 disk || fail "mke2fs"
   write_and_cut $cpus
   check_disk
   check_and_transfer $cpus

@@ -101,8 +101,8 @@ Bytes Madt(const AcpiMachine& machine) {
 
 // Section "Fixed ACPI Description Table (FADT)".
 Bytes Fadt(const AcpiMachine& machine, std::uint32_t facs, std::uint32_t dsdt) {
+  // No 8042 (bit 1), although its reset line is there: a kernel that is told of one looks for a keyboard for seconds.
   constexpr std::uint16_t kLegacyDevices = 1U << 0;
-  constexpr std::uint16_t k8042 = 1U << 1;
   constexpr std::uint16_t kNoVga = 1U << 2;
   constexpr std::uint16_t kNoMsi = 1U << 3;
   constexpr std::uint16_t kNoAspm = 1U << 4;
@@ -137,7 +137,7 @@ Bytes Fadt(const AcpiMachine& machine, std::uint32_t facs, std::uint32_t dsdt) {
   Put<std::uint16_t>(table, 0xFFFF);  // no C3
   PutZeroes(table, 8);
   Put<std::uint8_t>(table, 0x32);  // the century in the clock's RAM
-  Put(table, static_cast<std::uint16_t>(kLegacyDevices | k8042 | kNoVga | kNoMsi | kNoAspm));
+  Put(table, static_cast<std::uint16_t>(kLegacyDevices | kNoVga | kNoMsi | kNoAspm));
   Put<std::uint8_t>(table, 0);
   Put(table, kFlags);
   PutIoRegister(table, kKeyboardBase + keyboard::kCommandOffset, 1);

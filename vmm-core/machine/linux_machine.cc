@@ -339,7 +339,9 @@ void LinuxMachine::State::RunVcpu(std::uint32_t index) {
 void LinuxMachine::State::Loop(Vcpu& vcpu) {
   for (;;) {
     auto entered = vcpu.Enter();
-    if (!entered) return EndBroken(entered.error());
+    // EAGAIN: the first vCPU sent this one INIT while it waited for that; it is to be entered again.
+    const bool started = !entered && entered.error().error_number == EAGAIN;
+    if (!entered && !started) return EndBroken(entered.error());
     if (ending.load(std::memory_order_acquire)) {
       if (hang_suspected.load(std::memory_order_acquire) && vcpu.id() == abi::VcpuId{0}) {
         End({LinuxEnd::kUnsupported, fmt::format("no sign of life on the serial port; the first vCPU is here:\n{}",
@@ -347,7 +349,7 @@ void LinuxMachine::State::Loop(Vcpu& vcpu) {
       }
       return;
     }
-    if (!*entered) continue;
+    if (started || !*entered) continue;
     exit_count.fetch_add(1, std::memory_order_relaxed);
     switch (vcpu.run()->exit_reason) {
       case KVM_EXIT_IO:

@@ -90,8 +90,9 @@ vmm::Result<void> FilterSystemCalls([[maybe_unused]] const Needs& needs) {
     // A thread, and no process. clone3 hides its flags from a filter: the C library then falls back on clone.
     int result = seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
     if (result == 0) {
-      result = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-                                SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+      const scmp_arg_cmp thread = {
+          .arg = 0, .op = SCMP_CMP_MASKED_EQ, .datum_a = CLONE_THREAD, .datum_b = CLONE_THREAD};
+      result = seccomp_rule_add_array(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, &thread);
     }
     if (result != 0) return Fail(Error::System("seccomp_rule_add", -result, "clone"));
   }

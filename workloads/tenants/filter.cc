@@ -117,8 +117,8 @@ vmm::Result<SystemCallFilter> SystemCallFilter::CompileAfterSetUp(TenantMay may)
     // A thread, and no process. clone3 hides its flags from a filter: the C library then falls back on clone.
     int result = seccomp_rule_add(context->get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
     if (result == 0) {
-      result = seccomp_rule_add(context->get(), SCMP_ACT_KILL_PROCESS, SCMP_SYS(clone), 1,
-                                SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
+      const scmp_arg_cmp no_thread = {.arg = 0, .op = SCMP_CMP_MASKED_EQ, .datum_a = CLONE_THREAD, .datum_b = 0};
+      result = seccomp_rule_add_array(context->get(), SCMP_ACT_KILL_PROCESS, SCMP_SYS(clone), 1, &no_thread);
     }
     if (result != 0) return Fail(Error::System("seccomp_rule_add", -result, "clone"));
   }

@@ -12,7 +12,7 @@ BARE = "overhead/cpu_integer/bare"
 VM = "overhead/cpu_integer/vm"
 
 # A /dev that has everything the program uses except /dev/kvm.
-_NO_KVM = """
+NO_KVM = """
 mkdir "$TMPDIR/dev"
 mount -t tmpfs nestbench-test "$TMPDIR/dev"
 for name in null zero urandom; do touch "$TMPDIR/dev/$name"; mount --bind /dev/$name "$TMPDIR/dev/$name"; done
@@ -43,7 +43,7 @@ def _assert_bare_only(folder: Path, reason: str) -> None:
 
 
 def test_no_dev_kvm_measures_what_runs_without(program: Program, tmp_path: Path) -> None:
-    result = program(*SMALL, "--out", tmp_path / "out", prefix=in_mount_namespace(_NO_KVM))
+    result = program(*SMALL, "--out", tmp_path / "out", prefix=in_mount_namespace(NO_KVM))
     assert result.code == 5, result.err
     result.assert_one_message("/dev/kvm")
     _assert_bare_only(tmp_path / "out", "/dev/kvm")
@@ -60,7 +60,7 @@ def test_no_right_to_dev_kvm_says_how_to_get_it(program: Program, tmp_path: Path
 
 
 def test_probe_of_a_host_without_kvm(program: Program) -> None:
-    result = program("probe", prefix=in_mount_namespace(_NO_KVM))
+    result = program("probe", prefix=in_mount_namespace(NO_KVM))
     assert result.code == 0 and "/dev/kvm" in result.out
 
 

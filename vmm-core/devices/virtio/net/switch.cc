@@ -40,6 +40,7 @@ struct Switch::State {
   std::unordered_map<Address, SwitchPort*> learned;
 
   void Forward(SwitchPort& from, std::span<const std::byte> frame);
+  void Learn(Address address, SwitchPort& port);
 };
 
 class SwitchPort final : public NetPort {
@@ -130,6 +131,8 @@ class SwitchPort final : public NetPort {
     return counters_;
   }
 
+  std::size_t learned_addresses = 0;  // of the switch's, under its lock
+
  private:
   [[nodiscard]] std::uint64_t Features() const {
     const std::scoped_lock lock(mutex_);
@@ -166,13 +169,21 @@ class SwitchPort final : public NetPort {
   SwitchPortCounters counters_;
 };
 
+void Switch::State::Learn(Address address, SwitchPort& port) {
+  const auto known = learned.find(address);
+  if (known != learned.end() && known->second == &port) return;
+  if (port.learned_addresses >= kPortMaxAddresses && !Mutated("virtio-switch-addresses-unlimited")) return;
+  if (known != learned.end()) --known->second->learned_addresses;  // it moved
+  ++port.learned_addresses;
+  learned[address] = &port;
+}
+
 void Switch::State::Forward(SwitchPort& from, std::span<const std::byte> frame) {
   const auto ethernet = frame.subspan(kFrameHeaderBytes);
   const Address to = ReadAddress(ethernet);
   const Address source = ReadAddress(ethernet.subspan(kAddressBytes));
   const std::scoped_lock lock(mutex);
-  const bool room = learned.size() < kMaxAddresses || learned.contains(source);
-  if ((source & kGroupBit) == 0 && room) learned[source] = &from;
+  if ((source & kGroupBit) == 0) Learn(source, from);
   const auto known = (to & kGroupBit) == 0 ? learned.find(to) : learned.end();
   if (known != learned.end() && !Mutated("virtio-switch-floods")) {
     if (known->second != &from) known->second->Deliver(frame);

@@ -20,7 +20,9 @@ struct SwitchPortCounters {
 class Switch {
  public:
   static constexpr std::size_t kPortMaxFrames = 512;  // that wait at a port
-  static constexpr std::size_t kMaxAddresses = 4096;  // that it remembers
+  // That it remembers behind one port. A limit for each, so that no guest can use up what the others need: whose
+  // address is not remembered is answered to all.
+  static constexpr std::size_t kPortMaxAddresses = 1024;
 
   Switch();
   ~Switch();

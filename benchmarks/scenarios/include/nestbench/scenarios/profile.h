@@ -44,6 +44,7 @@ struct Installation {
   std::filesystem::path density_floor_program;
   std::filesystem::path conformance_program;
   std::filesystem::path costs_program;
+  std::filesystem::path linux_costs_program;
   std::filesystem::path images;   // folder of *.elf
   std::filesystem::path reports;  // folder that holds the package nestbench_reports
   std::filesystem::path policy;   // the default gate policy

@@ -37,6 +37,12 @@ struct IoOptions {
   bool iperf3 = false;  // beside each stream over a network, iperf3's over a veth pair of its own
 };
 
+// The Linux guest of the scenario of that name.
+struct LinuxGuest {
+  std::string kernel;     // files for `nestbench boot`
+  std::string initramfs;  // whose init knows task=costs: ci/emulated-host/guest_init.sh
+};
+
 // Which part of the conditions: of `shards` parts the one with this number, from 0.
 struct ConformanceOptions {
   std::uint32_t shard = 0;
@@ -64,6 +70,7 @@ struct RunContext {
   ContainmentOptions containment;
   ConformanceOptions conformance;
   IoOptions io;
+  LinuxGuest linux_guest;
   std::optional<std::uint32_t> rounds;     // asked for, instead of the profile's own number
   std::optional<std::uint32_t> schedules;  // of attribution, likewise
 };
@@ -97,11 +104,15 @@ Scenario RunConformance;
 // What one privileged operation costs a guest: nestbench-costs, in processes of its own. Ids `costs/...`.
 Scenario RunCosts;
 
+// How a Linux guest starts, and what its kernel's services cost against the same on the host. Ids `linux/...`.
+Scenario RunLinux;
+
 // The ids that each would measure here, in order.
 std::vector<std::string> OverheadIds(const RunContext& context);
 vmm::Result<std::vector<std::string>> ExitsIds(const RunContext& context);
 vmm::Result<std::vector<std::string>> CostsIds(const RunContext& context);
 std::vector<std::string> IoIds(const RunContext& context);
+vmm::Result<std::vector<std::string>> LinuxIds(const RunContext& context);
 std::vector<std::string> DensityIds(const RunContext& context);
 std::vector<std::string> IsolationIds(const RunContext& context);
 std::vector<std::string> ContainmentIds(const RunContext& context);
