@@ -78,8 +78,7 @@ TEST(MicroListTest, EveryExitAndStepOfTheLifeCycleHasItsFloor) {
        {"exits/doorbell_pio", "exits/doorbell_mmio", "exits/ioeventfd_pio", "exits/ioeventfd_mmio", "exits/cpuid",
         "exits/page_fault", "exits/rdtsc", "lifecycle/create_vm", "lifecycle/create_vcpu", "lifecycle/cold_start",
         "lifecycle/destroy", "lifecycle/slot_add", "lifecycle/slot_remove", "lifecycle/dirty_log/pages=1000",
-        "lifecycle/kick", "lifecycle/irqfd_wake",
-        "lifecycle/irq_line_wake"}) {
+        "lifecycle/kick", "lifecycle/irqfd_wake", "lifecycle/irq_line_wake"}) {
     EXPECT_TRUE(substrates.contains(workload)) << workload;
   }
 }

@@ -58,9 +58,9 @@ def disk_specs(
 
 
 def signal_specs() -> list[Spec]:
-    doorbells = [Spec("io", "doorbell", {"kind": kind}, "ns/op", "lower", {"vm": ns}) for kind, ns in DOORBELL_NS.items()]
+    found = [Spec("io", "doorbell", {"kind": kind}, "ns/op", "lower", {"vm": ns}) for kind, ns in DOORBELL_NS.items()]
     interrupts = [Spec("lifecycle", name, {}, "ns/op", "lower", {"vm": ns}) for name, ns in INTERRUPT_NS.items()]
-    return doorbells + interrupts
+    return found + interrupts
 
 
 def network_specs() -> list[Spec]:

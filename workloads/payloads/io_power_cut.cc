@@ -1,6 +1,6 @@
-// Writes numbered blocks to a disk behind virtio-blk (device 0), several at a time, flushes now and then, and says on the
-// serial port what each flush has acknowledged: for a test that kills the VMM meanwhile. One operation (0); no unit: it
-// is not measured. An operation is a flush.
+// Writes numbered blocks to a disk behind virtio-blk (device 0), several at a time, flushes now and then, and says on
+// the serial port what each flush has acknowledged: for a test that kills the VMM meanwhile. One operation (0); no
+// unit: it is not measured. An operation is a flush.
 //
 // Parameters: [0] slots of 4 KiB that the disk has, a power of two, at most 4096; [1] the number of the first write.
 // Arena: the driver's memory, then a block for each write under way.
@@ -15,8 +15,8 @@
 namespace nestbench::payload {
 namespace {
 
-constexpr std::uint32_t kDepth = 16;       // writes under way
-constexpr std::uint32_t kFlush = kDepth;   // slot of the flush
+constexpr std::uint32_t kDepth = 16;      // writes under way
+constexpr std::uint32_t kFlush = kDepth;  // slot of the flush
 constexpr std::uint64_t kMaxSlots = 4096;
 constexpr std::uint64_t kBlocksOffset = 65536;
 constexpr std::uint64_t kArenaBytes = kBlocksOffset + kDepth * power_cut::kBlockBytes;

@@ -1,8 +1,8 @@
-// Power cuts of a guest: a process with a VM, whose payload writes and flushes a disk behind virtio-blk, is killed again
-// and again; what a flush had acknowledged to the guest must be in the file, whole.
+// Power cuts of a guest: a process with a VM, whose payload writes and flushes a disk behind virtio-blk, is killed
+// again and again; what a flush had acknowledged to the guest must be in the file, whole.
 //
-// A killed process takes its own caches with it, and not the kernel's: this shows that nothing is acknowledged which the
-// VMM has not handed to the kernel and flushed there. (That a flush then reaches the medium is FileDiskTest's.)
+// A killed process takes its own caches with it, and not the kernel's: this shows that nothing is acknowledged which
+// the VMM has not handed to the kernel and flushed there. (That a flush then reaches the medium is FileDiskTest's.)
 //
 // NESTBENCH_POWER_CUTS: how many cuts. NESTBENCH_POWER_CUT_SEED: when they come.
 #include <fcntl.h>
@@ -63,17 +63,16 @@ class PipeSink final : public vmm::ByteSink {
 };
 
 // The process that is killed. Ends by itself only when something is wrong.
-[[noreturn]] void RunGuest(std::span<const std::byte> image, const std::string& path, bool direct, abi::Doorbell doorbell,
-                           std::uint64_t first_generation, std::uint64_t seed, int report) {
+[[noreturn]] void RunGuest(std::span<const std::byte> image, const std::string& path, bool direct,
+                           abi::Doorbell doorbell, std::uint64_t first_generation, std::uint64_t seed, int report) {
   auto device = vmm::KvmDevice::Open();
   if (!device) ::_exit(3);
   PipeSink sink(report);
   vmm::UserMachineOptions options;
   options.arena_bytes = kArenaBytes;
   options.serial_output = &sink;
-  const DiskSetup disk{.kind = direct ? DiskKind::kDirect : DiskKind::kCached,
-                       .path = path,
-                       .size_bytes = kSlots * kBlockBytes};
+  const DiskSetup disk{
+      .kind = direct ? DiskKind::kDirect : DiskKind::kCached, .path = path, .size_bytes = kSlots * kBlockBytes};
   options.make_devices = [&disk](const vmm::GuestMemory& memory) -> vmm::Result<std::vector<vmm::UserDevice>> {
     auto made = MakeDiskDevice(disk, memory);
     if (!made) return vmm::Fail(std::move(made.error()));

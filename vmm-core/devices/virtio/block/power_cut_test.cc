@@ -27,9 +27,9 @@
 
 #include "devices/virtio/block/block.h"
 #include "devices/virtio/block/file_disk.h"
-#include "nestbench/drivers/power_cut_block.h"
 #include "devices/virtio/block/power_cut_log.h"
 #include "devices/virtio/core/test_driver.h"
+#include "nestbench/drivers/power_cut_block.h"
 
 namespace nestbench::vmm::virtio {
 namespace {
