@@ -61,7 +61,7 @@ std::vector<Subject> MakeSubjects() {
   AddGuest(subjects, "lifecycle", "dirty_log");
   AddGuest(subjects, "lifecycle", "kick", {"KVM_CAP_IMMEDIATE_EXIT"});
   AddGuest(subjects, "lifecycle", "irqfd_wake", {"KVM_CAP_IRQFD"});
-  AddGuest(subjects, "lifecycle", "irq_line_wake", {"KVM_CAP_IRQCHIP"});
+  AddGuest(subjects, "lifecycle", "irq_line_wake", {"KVM_CAP_IRQFD"});
   return subjects;
 }
 

@@ -45,7 +45,7 @@ constexpr std::string_view kScenario = "io";
 constexpr std::chrono::seconds kChildSetUpLimit{20};
 // A driver that finds nothing looks for so long before it sleeps: longer than a request of a fast disk takes, shorter
 // than what a CPU is good for otherwise.
-constexpr double kSpinSeconds = 100e-6;
+constexpr double kSpinSeconds = 200e-6;
 // A frame that is not acknowledged by then counts as lost: long for a machine whose CPUs are taken, too.
 constexpr std::uint64_t kResendMs = 100;
 constexpr std::uint64_t kGiveUpMs = 5000;
