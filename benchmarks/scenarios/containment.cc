@@ -13,6 +13,7 @@
 #include "experiment.h"
 #include "fault_catalogue.h"
 #include "nestbench/payload/disk_work.h"
+#include "nestbench/payload/net_work.h"
 #include "nestbench/result/id.h"
 #include "nestbench/result/json.h"
 #include "nestbench/scenarios/child.h"
@@ -124,9 +125,23 @@ constexpr TenantLoad kDisk = {.name = "containment_disk",
                               .iterations = 8,
                               .period_ns = 50 * kMs};
 
+constexpr TenantLoad kNetwork = {
+    .name = "containment_network",
+    .summary = "messages to another guest and back, eight each time, twenty times a second",
+    .image = "io_net",
+    .arena_bytes = payload::kNetArenaBytes,
+    .operation = static_cast<std::uint64_t>(payload::NetOperation::kPingPong),
+    .parameter = 64,
+    .net_window = 1,
+    .net_give_up_ms = 200,
+    .iterations = 8,
+    .period_ns = 50 * kMs,
+    .guest_only = true};
+
 const TenantLoad& LoadFor(const Fault& fault) {
   if (fault.means == FaultMeans::kMemoryBomb) return kBomb;
   if (fault.needs_disk) return kDisk;
+  if (fault.needs_network) return kNetwork;
   return fault.needs_threads ? kThreads : kHealthy;
 }
 

@@ -70,6 +70,10 @@ std::vector<Fault> MakeCatalogue() {
   };
   add_of_disk("disk_io_error", "each request to the guest's disk ends with EIO", VmmFault::kDiskInputOutput);
   add_of_disk("disk_no_space", "each request to the guest's disk ends with ENOSPC", VmmFault::kDiskNoSpace);
+  faults.push_back(OfVmm("link_down", "the cable of the guest's network is pulled", VmmFault::kLinkDown,
+                         TroubleClass::kHostResource));
+  faults.back().guest_only = true;
+  faults.back().needs_network = true;
   faults.push_back(OfSignal("vmm_sigkill", "somebody kills the VMM", SIGKILL, TroubleClass::kVmmFault));
   faults.push_back(OfSignal("vmm_sigstop", "somebody stops the VMM", SIGSTOP, TroubleClass::kHang));
   Fault bomb;

@@ -29,6 +29,7 @@ struct Fault {
   bool survivable = false;                   // the guest may go on: it is told by what its VMM notes
   bool needs_threads = false;
   bool needs_disk = false;
+  bool needs_network = false;
 };
 
 // Guest faults first, then those of the VMM's process, then those from outside.

@@ -8,6 +8,7 @@
 
 #include "nestbench/payload/disk_work.h"
 #include "nestbench/payload/exit_operations.h"
+#include "nestbench/payload/net_work.h"
 
 namespace nestbench::scenarios {
 namespace {
@@ -24,7 +25,10 @@ constexpr std::uint64_t kRequestLimitNs = 10'000 * kMs;
 constexpr auto kCalibrationLimit = 10s;
 constexpr std::uint32_t kMaxFiles = 64;
 constexpr std::uint64_t kKiB = 1ULL << 10;
-constexpr double kDiskSpinSeconds = 20e-6;  // tenants share CPUs: one that looks for long takes from the others
+constexpr double kDeviceSpinSeconds = 20e-6;  // tenants share CPUs: one that looks for long takes from the others
+constexpr std::uint64_t kNetResendMs = 100;
+constexpr auto kNetPingPong = static_cast<std::uint64_t>(payload::NetOperation::kPingPong);
+constexpr auto kNetStream = static_cast<std::uint64_t>(payload::NetOperation::kStream);
 constexpr auto kDiskRandomRead = static_cast<std::uint64_t>(payload::DiskOperation::kRandomRead);
 constexpr auto kDiskWriteFlush = static_cast<std::uint64_t>(payload::DiskOperation::kWriteFlush);
 constexpr auto kEventPio = static_cast<std::uint64_t>(payload::ExitOperation::kEventPio);
@@ -72,6 +76,15 @@ constexpr auto kVictims = std::to_array<TenantLoad>({
      .parameter = 4 * kKiB,
      .disk_depth = 1,
      .iterations = 4},
+    {.name = "network",
+     .summary = "messages of 64 bytes to another guest and back, one at a time",
+     .image = "io_net",
+     .arena_bytes = payload::kNetArenaBytes,
+     .operation = kNetPingPong,
+     .parameter = 64,
+     .net_window = 1,
+     .iterations = 16,
+     .guest_only = true},
 });
 
 constexpr auto kAggressors = std::to_array<TenantLoad>({
@@ -144,14 +157,30 @@ constexpr auto kAggressors = std::to_array<TenantLoad>({
      .parameter = 64 * kKiB,
      .disk_depth = 8,
      .iterations = 8},
+    {.name = "network",
+     .summary = "frames of 1514 bytes to another guest without a pause",
+     .image = "io_net",
+     .arena_bytes = payload::kNetArenaBytes,
+     .operation = kNetStream,
+     .parameter = 1514,
+     .net_window = 64,
+     .iterations = 512,
+     .guest_only = true},
 });
 
 void SetParameters(const RunContext& context, const TenantLoad& load, tenants::Load& message) {
   message.parameters[0] = load.parameter;
+  if (load.net_window != 0) {
+    message.parameters[1] = load.net_window;
+    message.parameters[2] = message.parameters[6] = static_cast<std::uint64_t>(kDeviceSpinSeconds * context.tsc_hz);
+    message.parameters[3] = kNetResendMs;
+    message.parameters[4] = load.net_give_up_ms;
+    message.parameters[5] = static_cast<std::uint64_t>(context.tsc_hz / 1000);
+  }
   if (load.disk_depth == 0) return;
   message.parameters[1] = load.disk_depth;
   message.parameters[2] = TenantLoader::kDiskBytes;
-  message.parameters[3] = static_cast<std::uint64_t>(kDiskSpinSeconds * context.tsc_hz);
+  message.parameters[3] = static_cast<std::uint64_t>(kDeviceSpinSeconds * context.tsc_hz);
 }
 
 bool NeedsCalibration(const TenantLoad& load) { return load.service_ns != 0; }
@@ -192,7 +221,7 @@ std::vector<std::filesystem::path> TenantLoader::Images(const RunContext& contex
 std::string TenantLoader::Unsupported(const TenantLoad& load, TenantSubstrate substrate) const {
   if (load.disk_depth != 0 && !disk_unsupported_.empty()) return disk_unsupported_;
   if (substrate == TenantSubstrate::kVm) return context_.vm_unsupported;
-  if (load.guest_only) return fmt::format("`{}` needs a guest: a process has no exits", load.name);
+  if (load.guest_only) return fmt::format("`{}` needs a guest: a process has nothing of the kind", load.name);
   return substrate == TenantSubstrate::kZone ? context_.zone_unsupported : std::string();
 }
 
@@ -212,6 +241,7 @@ tenancy::Result<tenancy::TenantId> TenantLoader::Add(const TenantLoad& load, Ten
   spawn.may_fork = load.may_fork ? 1 : 0;
   spawn.attach_event = load.image == "exits" && substrate == TenantSubstrate::kVm ? 1 : 0;
   spawn.has_disk = load.disk_depth != 0 ? 1 : 0;
+  spawn.has_network = load.net_window != 0 ? 1 : 0;
   spawn.io_cpu = -1;
   const bool in_zone = substrate == TenantSubstrate::kZone;
   spawn.starts_itself = !in_zone && (context_.cgroups == nullptr || !load.NeedsGroup()) ? 1 : 0;

@@ -2,6 +2,7 @@
 #include "nestbench/substrates/network.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <utility>
@@ -67,8 +68,16 @@ class NetTwin final : public HostTwin {
 // The guest that is measured together with its peer. What the peer finds wrong is this one's failure.
 class NetVm final : public Substrate {
  public:
-  NetVm(std::unique_ptr<Substrate> guest, std::unique_ptr<NetPeerRunner> peer)
-      : guest_(std::move(guest)), peer_(std::move(peer)), mailbox_(abi::kMailboxBytes) {}
+  using MakePeer = std::function<Result<std::unique_ptr<NetPeerRunner>>()>;
+
+  // `make_peer`: another peer for each further set-up; null: there is but one set-up.
+  NetVm(std::unique_ptr<Substrate> guest, std::unique_ptr<NetPeerRunner> peer, MakePeer make_peer,
+        std::chrono::nanoseconds peer_limit)
+      : guest_(std::move(guest)),
+        peer_(std::move(peer)),
+        make_peer_(std::move(make_peer)),
+        peer_limit_(peer_limit),
+        mailbox_(abi::kMailboxBytes) {}
   // Nobody talks to a station that is gone.
   ~NetVm() override { peer_.reset(); }
 
@@ -80,7 +89,14 @@ class NetVm final : public Substrate {
     abi::MailboxReply reply;
     std::memcpy(&reply, mailbox_.data() + offsetof(abi::Mailbox, reply), sizeof(reply));
     if (request.command == abi::Command::kSetUp && reply.status == abi::PayloadStatus::kOk) {
-      if (auto started = peer_->Start(request, end - std::chrono::steady_clock::now()); !started) {
+      if (std::exchange(is_started_, true) && make_peer_ != nullptr) {
+        peer_.reset();
+        auto peer = make_peer_();
+        if (!peer) return Fail(std::move(peer.error()));
+        peer_ = std::move(*peer);
+      }
+      const std::chrono::nanoseconds left = end - std::chrono::steady_clock::now();
+      if (auto started = peer_->Start(request, peer_limit_.count() != 0 ? peer_limit_ : left); !started) {
         return Fail(std::move(started.error()));
       }
     }
@@ -105,6 +121,9 @@ class NetVm final : public Substrate {
  private:
   std::unique_ptr<Substrate> guest_;
   std::unique_ptr<NetPeerRunner> peer_;
+  MakePeer make_peer_;
+  std::chrono::nanoseconds peer_limit_;
+  bool is_started_ = false;
   std::vector<std::byte> mailbox_;
 };
 
@@ -117,6 +136,9 @@ SubstrateOptions WithDevice(const SubstrateOptions& options, std::shared_ptr<std
                               setup](const vmm::GuestMemory&) -> Result<std::vector<vmm::UserDevice>> {
     auto device = MakeNetDevice(std::move(*port), station, setup);
     if (!device) return Fail(std::move(device.error()));
+    if (station == Station::kMeasured && setup.faults != nullptr) {
+      setup.faults->set_link = [net = device->get()](bool up) { net->SetLink(up); };
+    }
     std::vector<vmm::UserDevice> devices;
     devices.push_back({std::move(*device), !setup.doorbell_exits});
     return devices;
@@ -146,25 +168,29 @@ Result<std::unique_ptr<Substrate>> CreateNetTwin(const SubstrateOptions& options
 Result<std::unique_ptr<Substrate>> CreateNetVm(const SubstrateOptions& options) {
   std::unique_ptr<virtio::NetPort> port;
   std::unique_ptr<NetPeerRunner> peer;
+  NetVm::MakePeer make_peer;
   if (options.network.peer == NetPeer::kHost) {
     auto wire = MakeTapWire();
     if (!wire) return Fail(std::move(wire.error()));
     port = std::move(wire->measured);
     peer = MakeSocketPeer(std::move(wire->peer), options.network.peer_cpu);
   } else {
-    virtio::Switch between;
-    auto own_port = between.AddPort();
+    auto between = std::make_shared<virtio::Switch>();
+    auto own_port = between->AddPort();
     if (!own_port) return Fail(std::move(own_port.error()));
     port = std::move(*own_port);
-    auto peer_port = between.AddPort();
-    if (!peer_port) return Fail(std::move(peer_port.error()));
-    auto guest = MakeGuestPeer(WithDevice(options, std::move(*peer_port), Station::kPeer), options.network.peer_cpu);
+    make_peer = [between, options]() -> Result<std::unique_ptr<NetPeerRunner>> {
+      auto peer_port = between->AddPort();
+      if (!peer_port) return Fail(std::move(peer_port.error()));
+      return MakeGuestPeer(WithDevice(options, std::move(*peer_port), Station::kPeer), options.network.peer_cpu);
+    };
+    auto guest = make_peer();
     if (!guest) return Fail(std::move(guest.error()));
     peer = std::move(*guest);
   }
   auto guest = CreateVm(WithDevice(options, std::move(port), Station::kMeasured));
   if (!guest) return Fail(std::move(guest.error()));
-  return std::make_unique<NetVm>(std::move(*guest), std::move(peer));
+  return std::make_unique<NetVm>(std::move(*guest), std::move(peer), std::move(make_peer), options.network.peer_limit);
 }
 
 }  // namespace nestbench::substrates

@@ -5,6 +5,7 @@
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -49,8 +50,8 @@ using vmm::Fail;
 [[maybe_unused]] constexpr int kCloning[] = {SCMP_SYS(clone), SCMP_SYS(clone3)};
 // The thread of a device waits for doorbells and for I/O, and the vCPU for the device.
 [[maybe_unused]] constexpr int kAllowedWithDevices[] = {
-    SCMP_SYS(io_uring_enter), SCMP_SYS(epoll_create1), SCMP_SYS(epoll_ctl),
-    SCMP_SYS(epoll_wait),     SCMP_SYS(poll),          SCMP_SYS(sched_setaffinity),
+    SCMP_SYS(io_uring_enter), SCMP_SYS(epoll_create1),     SCMP_SYS(epoll_ctl),      SCMP_SYS(epoll_wait),
+    SCMP_SYS(poll),           SCMP_SYS(sched_setaffinity), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
 };
 
 // For the zygote's own work and for what comes before the guest runs.
@@ -145,8 +146,9 @@ vmm::Result<> SystemCallFilter::Load() const {
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return Fail(Error::System("prctl", errno, "PR_SET_NO_NEW_PRIVS"));
   const sock_fprog program = {.len = static_cast<unsigned short>(program_.size()),
                               .filter = const_cast<sock_filter*>(program_.data())};
-  if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) != 0) {
-    return Fail(Error::System("prctl", errno, "PR_SET_SECCOMP"));
+  // For the threads as well that a guest with devices has already.
+  if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) != 0) {
+    return Fail(Error::System("seccomp", errno, "SECCOMP_SET_MODE_FILTER"));
   }
   return {};
 }

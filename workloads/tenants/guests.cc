@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <optional>
 #include <utility>
 
@@ -10,6 +11,8 @@
 
 namespace nestbench::tenants {
 namespace {
+
+constexpr std::chrono::hours kPeerLimit{24};  // a tenant's peer lives as long as its load
 
 std::optional<substrates::FlatMode> FlatModeOf(TenantKind kind) {
   switch (kind) {
@@ -36,7 +39,7 @@ using vmm::Error;
 using vmm::Fail;
 
 vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritance& inheritance, const Spawn& spawn,
-                                                                std::shared_ptr<substrates::DiskFaults> disk_faults) {
+                                                                const DeviceFaults& faults) {
   if (spawn.image >= inheritance.images.size()) {
     return Fail(Error::InvalidArgument("create guest", fmt::format("image {} was not loaded", spawn.image)));
   }
@@ -63,8 +66,18 @@ vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritanc
                     .fd = inheritance.disk.get(),
                     .size_bytes = inheritance.disk_bytes,
                     .io_cpu = spawn.io_cpu,
-                    .faults = std::move(disk_faults)};
+                    .faults = faults.disk};
     if (spawn.kind == TenantKind::kBare) return substrates::CreateDiskTwin(options);
+  }
+  if (spawn.has_network != 0) {
+    if (spawn.kind == TenantKind::kBare) {
+      return Fail(Error::Unsupported("create guest", "a process without a guest has no virtual network"));
+    }
+    options.network = {.peer = substrates::NetPeer::kGuest,
+                       .io_cpu = spawn.io_cpu,
+                       .peer_limit = kPeerLimit,
+                       .faults = faults.network};
+    return substrates::CreateNetVm(options);
   }
   return spawn.kind == TenantKind::kBare ? substrates::CreateBare(options) : substrates::CreateVm(options);
 }

@@ -11,8 +11,14 @@
 
 namespace nestbench::tenants {
 
+// What can be done to the devices of a guest; null for those that it has not.
+struct DeviceFaults {
+  std::shared_ptr<substrates::DiskFaults> disk;
+  std::shared_ptr<substrates::NetFaults> network;
+};
+
 vmm::Result<std::unique_ptr<substrates::Substrate>> CreateGuest(const Inheritance& inheritance, const Spawn& spawn,
-                                                                std::shared_ptr<substrates::DiskFaults> disk_faults);
+                                                                const DeviceFaults& faults);
 
 // A guest whose next command is the fault `inject.fault` (from kFirstGuestFault on).
 vmm::Result<std::unique_ptr<substrates::Substrate>> CreateFaultyGuest(const Inheritance& inheritance,

@@ -4,6 +4,7 @@
 // DISK: a descriptor of the file that is the disk of those tenants that have one, open with O_DIRECT or not; `-`: none.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -87,7 +88,9 @@ Result<Inheritance> Prepare(int argc, char** argv) {
   }
   auto outer = SystemCallFilter::CompileOuter();
   if (!outer) return Fail(std::move(outer.error()));
-  // Inherited by every tenant, so that none has to do it.
+  // Inherited by every tenant, so that none has to do it. One heap for all threads: with more the C library would open
+  // a file to count CPUs, which no tenant may.
+  ::mallopt(M_ARENA_MAX, 1);
   ::prctl(PR_SET_TIMERSLACK, 1);
   for (const auto& [resource, most] :
        {std::pair(RLIMIT_CORE, rlim_t{0}), std::pair(RLIMIT_FSIZE, rlim_t{inheritance.disk_bytes})}) {

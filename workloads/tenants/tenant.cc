@@ -59,8 +59,9 @@ class Tenant {
     if (auto done = Confine(); !done) return GiveUp(FaultClass::kHostResource, done.error());
     if (spawn_.starts_itself == 0 && !WaitForStart()) return 0;
     const std::uint64_t begin_ns = NowNs();
-    if (spawn_.has_disk != 0) disk_faults_ = std::make_shared<substrates::DiskFaults>();
-    auto guest = CreateGuest(inheritance_, spawn_, disk_faults_);
+    if (spawn_.has_disk != 0) faults_.disk = std::make_shared<substrates::DiskFaults>();
+    if (spawn_.has_network != 0) faults_.network = std::make_shared<substrates::NetFaults>();
+    auto guest = CreateGuest(inheritance_, spawn_, faults_);
     if (!guest) return GiveUp(ClassOf(guest.error()), guest.error());
     guest_ = std::move(*guest);
     auto first = Command(abi::Command::kNone, 1, kSetUpLimitNs);
@@ -120,10 +121,12 @@ class Tenant {
     return {};
   }
 
+  [[nodiscard]] bool HasDevices() const { return spawn_.has_disk != 0 || spawn_.has_network != 0; }
+
   Result<> LoadFilter() const {
-    const auto& filter = spawn_.may_fork != 0   ? inheritance_.forking_filter
-                         : spawn_.has_disk != 0 ? inheritance_.device_filter
-                                                : inheritance_.filter;
+    const auto& filter = spawn_.may_fork != 0 ? inheritance_.forking_filter
+                         : HasDevices()       ? inheritance_.device_filter
+                                              : inheritance_.filter;
     return filter ? filter->Load() : Result<>{};
   }
 
@@ -491,6 +494,7 @@ class Tenant {
     LogLine(fmt::format("inject fault {}", inject.fault));
     pulse_.state = TenantState::kFaulty;
     if (const int error = DiskErrorOf(inject.fault); error != 0) return BreakDisk(error);
+    if (inject.fault == static_cast<std::uint32_t>(VmmFault::kLinkDown)) return PullCable();
     if (inject.fault < kFirstGuestFault) {
       auto ended = CommitVmmFault(inject, inheritance_);
       exit_code_ = Die({ended.fault_class, std::move(ended.cause), std::move(ended.evidence), ended.error_number});
@@ -521,28 +525,49 @@ class Tenant {
   // The disk fails from here on: the next request of the guest must come back with an error, and nothing else may go
   // wrong.
   void BreakDisk(int error_number) {
-    const auto die = [this](FaultClass fault_class, std::string cause, std::string evidence, int error) {
-      exit_code_ = Die({fault_class, std::move(cause), std::move(evidence), error});
-    };
-    if (disk_faults_ == nullptr || spawn_.kind == TenantKind::kBare) {
-      return die(FaultClass::kUnsupported, "it has no disk that could fail", {}, 0);
+    if (faults_.disk == nullptr || spawn_.kind == TenantKind::kBare) {
+      return DieOf(FaultClass::kUnsupported, "it has no disk that could fail", {}, 0);
     }
-    disk_faults_->error_number.store(error_number);
-    const std::uint64_t limit_ns = load_.request_limit_ns == 0 ? kSetUpLimitNs : load_.request_limit_ns;
-    auto answer = Command(abi::Command::kRun, std::max<std::uint64_t>(load_.iterations, 1), limit_ns);
-    const std::uint64_t failed = disk_faults_->failed_requests.load();
+    faults_.disk->error_number.store(error_number);
+    auto answer = RunOnce();
+    const std::uint64_t failed = faults_.disk->failed_requests.load();
     const std::string evidence =
         fmt::format("{} requests ended with {}; the guest said: {}", failed, ::strerrorname_np(error_number),
                     answer ? "all is well" : answer.error().cause);
-    if (answer || failed == 0) return die(FaultClass::kVmmFault, "the guest was not told", evidence, 0);
-    if (answer.error().fault_class == FaultClass::kHang) return die(FaultClass::kHang, "hang", evidence, 0);
-    die(FaultClass::kHostResource, "disk failed", evidence, error_number);
+    if (failed == 0) return DieOf(FaultClass::kVmmFault, "no request failed", evidence, 0);
+    DieAsTold("disk failed", answer, evidence, error_number);
+  }
+
+  // The link of its network goes down: the guest must notice, and nothing else may go wrong.
+  void PullCable() {
+    if (faults_.network == nullptr || faults_.network->set_link == nullptr) {
+      return DieOf(FaultClass::kUnsupported, "it has no network", {}, 0);
+    }
+    faults_.network->set_link(false);
+    auto answer = RunOnce();
+    DieAsTold("link down", answer, fmt::format("the guest said: {}", answer ? "all is well" : answer.error().cause),
+              ENETDOWN);
+  }
+
+  AnswerOr RunOnce() {
+    const std::uint64_t limit_ns = load_.request_limit_ns == 0 ? kSetUpLimitNs : load_.request_limit_ns;
+    return Command(abi::Command::kRun, std::max<std::uint64_t>(load_.iterations, 1), limit_ns);
+  }
+
+  // Ends with what a guest made of a device that failed.
+  void DieAsTold(std::string_view cause, const AnswerOr& answer, const std::string& evidence, int error_number) {
+    if (answer) return DieOf(FaultClass::kVmmFault, "the guest was not told", evidence, 0);
+    if (answer.error().fault_class == FaultClass::kHang) return DieOf(FaultClass::kHang, "hang", evidence, 0);
+    DieOf(FaultClass::kHostResource, cause, evidence, error_number);
+  }
+  void DieOf(FaultClass fault_class, std::string_view cause, const std::string& evidence, int error_number) {
+    exit_code_ = Die({fault_class, std::string(cause), evidence, error_number});
   }
 
   const Inheritance& inheritance_;
   Spawn spawn_;
   Channel channel_;
-  std::shared_ptr<substrates::DiskFaults> disk_faults_;
+  DeviceFaults faults_;
   std::unique_ptr<Substrate> guest_;
   ReceivedMessage message_;
   std::uint64_t sequence_ = 0;

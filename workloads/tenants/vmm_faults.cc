@@ -92,8 +92,9 @@ VmmFaultOutcome CommitVmmFault(const Inject& inject, const Inheritance& inherita
       return ExhaustThreads();
     case VmmFault::kDiskFull:
       return FillDisk(inheritance.full_disk);
-    case VmmFault::kDiskInputOutput:  // the tenant's own: it knows the disk
+    case VmmFault::kDiskInputOutput:  // the tenant's own: it knows the devices
     case VmmFault::kDiskNoSpace:
+    case VmmFault::kLinkDown:
       break;
     case VmmFault::kBusyLoop:
       StopHeartbeats();

@@ -4,12 +4,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 
+#include "nestbench/payload/disk_work.h"
+#include "nestbench/payload/net_work.h"
+#include "nestbench/substrates/disk.h"
+#include "nestbench/vmm/base/unique_fd.h"
 #include "nestbench/vmm/kvm/kvm_device.h"
 
 namespace nestbench::tenancy {
@@ -34,8 +41,13 @@ class FleetTest : public ::testing::TestWithParam<TenantKind> {
       if (auto device = vmm::KvmDevice::Open(); !device) GTEST_SKIP() << device.error().ToString();
     }
     const std::filesystem::path images = NESTBENCH_IMAGES;
+    disk_ = vmm::UniqueFd(::memfd_create("nestbench-fleet-test", MFD_CLOEXEC));
+    ASSERT_TRUE(disk_.valid());
+    ASSERT_TRUE(substrates::StampDisk(disk_.get(), kDiskBytes));
     auto fleet = Fleet::Start({.tenant_program = NESTBENCH_TENANT,
-                               .images = {images / "cpu_integer.elf", images / "memory_first_touch.elf"}});
+                               .images = {images / "cpu_integer.elf", images / "memory_first_touch.elf",
+                                          images / "io_disk.elf", images / "io_net.elf"},
+                               .disk = disk_.get()});
     ASSERT_TRUE(fleet) << fleet.error().ToString();
     fleet_ = std::move(*fleet);
   }
@@ -81,8 +93,83 @@ class FleetTest : public ::testing::TestWithParam<TenantKind> {
     return fleet_->Get(id);
   }
 
+  // A disk or a network of its own, with requests of four operations.
+  TenantId AddWithDevice(bool network) {
+    Spawn spawn = SpawnOf(network ? 3 : 2, network ? payload::kNetArenaBytes : payload::DiskArenaBytes(4096, 2));
+    spawn.has_disk = network ? 0 : 1;
+    spawn.has_network = network ? 1 : 0;
+    spawn.io_cpu = -1;
+    return AddReady(spawn);
+  }
+  static Load DeviceLoad(bool network) {
+    Load load = Steady();
+    load.iterations = 4;
+    load.request_limit_ns = 5'000'000'000;
+    if (network) {
+      load.operation = static_cast<std::uint64_t>(payload::NetOperation::kPingPong);
+      const std::uint64_t parameters[] = {64, 1, 50'000, 100, 300, 2'000'000, 50'000};
+      std::ranges::copy(parameters, load.parameters);
+    } else {
+      load.operation = static_cast<std::uint64_t>(payload::DiskOperation::kRandomWrite);
+      const std::uint64_t parameters[] = {4096, 2, kDiskBytes, 50'000};
+      std::ranges::copy(parameters, load.parameters);
+    }
+    return load;
+  }
+
+  static constexpr std::uint64_t kDiskBytes = 4ULL << 20;
+  vmm::UniqueFd disk_;
   std::unique_ptr<Fleet> fleet_;
 };
+
+// Each load is a new set-up of driver and peer, under the filter that the tenant is in by then.
+TEST_P(FleetTest, ServesFromItsDeviceUnderOneLoadAfterTheOther) {
+  for (const bool network : {false, true}) {
+    if (network && GetParam() != TenantKind::kVm) continue;
+    if (GetParam() != TenantKind::kVm && GetParam() != TenantKind::kBare) continue;
+    const TenantId id = AddWithDevice(network);
+    for (int load = 0; load < 3; ++load) {
+      ASSERT_TRUE(fleet_->SetLoad(id, DeviceLoad(network)));
+      fleet_->Poll(300ms);
+      ASSERT_TRUE(fleet_->Report({id}, false, true, 5s)) << fleet_->Get(id).DescribeEnd();
+      const Tenant& tenant = fleet_->Get(id);
+      ASSERT_EQ(tenant.phase, Phase::kReady) << tenant.DescribeEnd();
+      EXPECT_GT(tenant.totals->requests, 0U);
+      EXPECT_EQ(tenant.totals->wrong, 0U);
+    }
+  }
+}
+
+TEST_P(FleetTest, TellsOfDevicesThatFail) {
+  if (GetParam() != TenantKind::kVm) GTEST_SKIP() << "only a guest has devices that can fail";
+  struct Case {
+    VmmFault fault;
+    bool network;
+    int error;
+    const char* cause;
+  };
+  for (const Case& one : {Case{VmmFault::kDiskInputOutput, false, EIO, "disk failed"},
+                          Case{VmmFault::kDiskNoSpace, false, ENOSPC, "disk failed"},
+                          Case{VmmFault::kLinkDown, true, ENETDOWN, "link down"}}) {
+    const TenantId id = AddWithDevice(one.network);
+    ASSERT_TRUE(fleet_->SetLoad(id, DeviceLoad(one.network)));
+    fleet_->Poll(100ms);
+    ASSERT_TRUE(fleet_->Inject(id, static_cast<std::uint32_t>(one.fault), 1));
+    const Tenant& tenant = AwaitEnd(id);
+    ASSERT_TRUE(tenant.fault) << tenant.DescribeEnd();
+    EXPECT_EQ(tenant.fault->fault_class, FaultClass::kHostResource);
+    EXPECT_EQ(tenant.fault->error_number, one.error);
+    EXPECT_STREQ(tenant.fault->cause, one.cause);
+  }
+}
+
+TEST_P(FleetTest, SaysThatADeviceItHasNotCannotFail) {
+  const TenantId id = AddReady();
+  ASSERT_TRUE(fleet_->Inject(id, static_cast<std::uint32_t>(VmmFault::kLinkDown), 1));
+  const Tenant& tenant = AwaitEnd(id);
+  ASSERT_TRUE(tenant.fault);
+  EXPECT_EQ(tenant.fault->fault_class, FaultClass::kUnsupported);
+}
 
 TEST_P(FleetTest, ServesRequestsAtTheRateAskedFor) {
   const TenantId id = AddReady();

@@ -17,7 +17,7 @@
 namespace nestbench::tenants {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4354'424E;  // "NBTC" in memory
-inline constexpr std::uint16_t kMessageVersion = 2;
+inline constexpr std::uint16_t kMessageVersion = 3;
 inline constexpr std::size_t kMaxMessageBytes = 32768;
 inline constexpr std::size_t kMaxImages = 32;
 
@@ -72,6 +72,8 @@ struct Spawn {
   std::uint32_t starts_itself;  // 1: it is born where it belongs, and does not wait for kStart
   std::uint32_t has_disk;       // 1: the disk that the program was started with
   std::int32_t io_cpu;          // of the thread of a guest's device; -1: not pinned
+  std::uint32_t has_network;    // 1: a second guest in this process, and a switch between the two
+  std::uint32_t reserved;       // 0
 };
 
 struct Spawned {
@@ -131,6 +133,7 @@ enum class VmmFault : std::uint32_t {
   // Of what a guest's disk stands on: from now on each request fails. The guest is told, and what it then does counts.
   kDiskInputOutput = 9,  // EIO: a medium that broke
   kDiskNoSpace = 10,     // ENOSPC: thin provisioning that ran out
+  kLinkDown = 11,        // of its network: nothing passes from now on
 };
 inline constexpr std::uint32_t kFirstGuestFault = 1000;
 
