@@ -16,6 +16,7 @@ BARE = "bare"
 VM = "vm"
 FLOOR = "floor"
 FIO = "fio"  # the outside reference for disks
+IPERF3 = "iperf3"  # and for networks: other traffic on the same wire, so it is shown, not divided by
 NESTED = ("nested", "nested_shadow")
 # Scenarios with many tenants, whose measurements are no times of one piece of work.
 EXPERIMENTAL = (DENSITY, ISOLATION, CONTAINMENT)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from nestbench_reports import io
 from nestbench_reports.io import Disk, Near
-from nestbench_reports.metrics import BARE, FIO, VM, Metric
+from nestbench_reports.metrics import BARE, FIO, IPERF3, VM, Metric
 from nestbench_reports.model import OK, Document
 from nestbench_reports.terminal import NARROW, TINY, WIDE, bullets, new_table, plain, print_line
 from nestbench_reports.text import interval, plural, quantity, ratio
@@ -157,6 +157,15 @@ def _print_networks(console: Console, document: Document, ratios: Sequence[Metri
             cells += [plain(name), plain(io.median_text(network.get(metric, BARE))), plain(io.median_text(entry))]
         table.add_row(*cells, cost, *([] if tiny else [spread]))
     console.print(table)
+    bullets(
+        console,
+        (
+            f"iperf3 over a veth pair of its own, {network.path.label}: {io.median_text(entry)}"
+            for network in io.networks(document)
+            for entry in network.measurements
+            if entry.substrate == IPERF3 and entry.status == OK
+        ),
+    )
 
 
 def _print_reference(console: Console, document: Document, ratios: Sequence[Metric]) -> None:

@@ -467,3 +467,16 @@ def test_isolation_copes_with_victims_and_aggressors_of_io() -> None:
     assert cells["network", "disk_write"].verdict is isolation.Hurt.HURT
     assert cells["disk_read", "network"].verdict is isolation.Hurt.UNHURT
     assert [section.id for section in page(document(raw), "not judged", ()).sections] == ["isolation"]
+
+
+def test_iperf3_is_shown_beside_the_networks_it_ran_on(tmp_path: Path, run: Run) -> None:
+    named = {"frame_bytes": 1514, "metric": "bandwidth", "operation": "stream", "peer": "guest"}
+    raw = by_hand()
+    specs = [Spec("io", "network", named, "MB/s", "higher", {"bare": 200.0, "vm": 300.0, "iperf3": 172.0})]
+    raw["nestbench"]["measurements"] += synthetic.document(specs=specs, rounds=3)["nestbench"]["measurements"]
+    path = synthetic.write(tmp_path / "result.json", raw)
+    result = run("summary", path)
+    assert result.code == 0
+    assert "iperf3 over a veth pair of its own, stream, 1,514 B, with another guest: 17" in result.out
+    assert run("report", path).code == 0
+    assert "iperf3" in (tmp_path / "report.html").read_text()
