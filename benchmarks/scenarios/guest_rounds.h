@@ -2,12 +2,16 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "nestbench/result/types.h"
+#include "nestbench/scenarios/run_context.h"
 #include "nestbench/substrates/protocol.h"
 
 namespace nestbench::scenarios {
@@ -22,10 +26,35 @@ inline std::vector<std::pair<std::size_t, result::Arm>> OrderOfRound(std::vector
   return order;
 }
 
-// The statuses of an answer and of the document are the same words.
-inline result::Status ToStatus(substrates::AnswerStatus status) {
-  return result::ParseStatus(substrates::ToString(status)).value_or(result::Status::kError);
-}
+// For what a child does besides its batches: start, map, set up a working set of 512 MiB, verify.
+inline constexpr std::chrono::seconds kChildSetUpLimit{20};
+
+// What became of one process of nestbench-guest.
+struct GuestRun {
+  enum class End : std::uint8_t {
+    kMeasured,     // `answer` has samples
+    kVoid,         // every sample of it was void, which counts for nothing; `reason` says why
+    kInterrupted,  // this program was asked to stop
+    kGiveUp,       // no further process will do better: `status` and `reason` of the measurement
+  };
+  End end = End::kGiveUp;
+  substrates::Answer answer;
+  result::Status status = result::Status::kError;
+  std::string reason;
+};
+
+// Runs it. `image_sha256`: of the image that it must have run.
+GuestRun RunGuest(const RunContext& context, const substrates::Request& request, const std::string& image_sha256);
+
+// The processes of one side of a workload. Those that are void count for nothing; another round may be better.
+struct ProcessTally {
+  std::uint32_t measured = 0;
+  std::uint32_t voided = 0;
+  std::string void_reason;
+
+  // What is to be said of the void ones beside the others of measurement `id`; empty when there are none.
+  [[nodiscard]] std::optional<result::Finding> FindingOf(const std::string& id) const;
+};
 
 // All of a round but its samples.
 inline result::Round RoundOf(const substrates::Answer& answer, std::uint32_t round, std::uint32_t order,

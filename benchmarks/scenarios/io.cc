@@ -37,12 +37,10 @@ namespace nestbench::scenarios {
 namespace {
 
 using substrates::Answer;
-using substrates::AnswerStatus;
 using substrates::DiskKind;
 using substrates::SubstrateKind;
 
 constexpr std::string_view kScenario = "io";
-constexpr std::chrono::seconds kChildSetUpLimit{20};
 // A driver that finds nothing looks for so long before it sleeps: longer than a request of a fast disk takes, shorter
 // than what a CPU is good for otherwise.
 constexpr double kSpinSeconds = 200e-6;
@@ -71,16 +69,13 @@ struct Subject {
   Side side = Side::kBare;
   std::vector<std::pair<IoMetric, std::string>> ids;
   bool active = true;
-  std::uint32_t measured_processes = 0;
-  std::uint32_t void_processes = 0;
-  std::string void_reason;
+  ProcessTally processes;
   std::uint64_t resent_frames = 0;
 };
 
 struct Job {
   IoWorkload workload;
   std::vector<Subject> subjects;
-  std::uint64_t iterations = 0;  // 0 until calibrated
 };
 
 std::string IdOf(const IoWorkload& workload, IoMetric metric, Side side) {
@@ -113,7 +108,8 @@ std::vector<Job> SelectJobs(const RunContext& context) {
     if (workload.profile > context.profile) continue;
     Job job;
     for (const Side side : sides) {
-      Subject subject{.side = side, .ids = {}, .void_reason = {}};
+      Subject subject;
+      subject.side = side;
       for (const IoMetric metric : workload.metrics) {
         if (!Tells(side, workload, metric)) continue;
         std::string id = IdOf(workload, metric, side);
@@ -347,32 +343,24 @@ class IoRun {
 
   result::Result<void> RunProcess(Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
                                   result::Arm arm) {
-    const substrates::Request request = RequestFor(job, subject);
-    const auto limit = std::chrono::nanoseconds(request.deadline_ns) + kChildSetUpLimit;
-    auto child = RunChild(context_.installation.guest_program, {}, ToJson(request).dump() + "\n", limit);
-    if (!child) return GiveUp(subject, result::Status::kError, child.error().ToString());
-    if (child->interrupted) return {};
-    if (child->timed_out) return GiveUp(subject, result::Status::kTimeout, child->Describe());
-    if (child->exit_code != 0) return GiveUp(subject, result::Status::kCrashed, child->Describe());
-    auto answer = substrates::ParseAnswer(child->output);
-    if (!answer) return GiveUp(subject, result::Status::kError, answer.error().ToString());
-    if (answer->status == AnswerStatus::kFailed && answer->samples.empty() && answer->voided != 0) {
-      ++subject.void_processes;
-      subject.void_reason = answer->reason;
-      return {};
+    GuestRun run = RunGuest(context_, RequestFor(job, subject), ImageOf(job).digest);
+    switch (run.end) {
+      case GuestRun::End::kInterrupted:
+        return {};
+      case GuestRun::End::kGiveUp:
+        return GiveUp(subject, run.status, run.reason);
+      case GuestRun::End::kVoid:
+        ++subject.processes.voided;
+        subject.processes.void_reason = std::move(run.reason);
+        return {};
+      case GuestRun::End::kMeasured:
+        break;
     }
-    if (answer->status != AnswerStatus::kOk) return GiveUp(subject, ToStatus(answer->status), answer->reason);
-    const std::string& digest = ImageOf(job).digest;
-    if (answer->image_sha256 != digest) {
-      return GiveUp(subject, result::Status::kError,
-                    fmt::format("the image changed during the run: {} became {}", digest, answer->image_sha256));
-    }
-    if (job.iterations == 0) job.iterations = answer->iterations;
-    ++subject.measured_processes;
-    subject.resent_frames += answer->resent;
+    ++subject.processes.measured;
+    subject.resent_frames += run.answer.resent;
     for (const auto& [metric, id] : subject.ids) {
-      result::Round record = RoundOf(*answer, round, order, arm);
-      record.samples = SamplesOf(metric, *answer);
+      result::Round record = RoundOf(run.answer, round, order, arm);
+      record.samples = SamplesOf(metric, run.answer);
       if (auto added = journal_.AddRound(id, record); !added) return added;
     }
     return {};
@@ -406,7 +394,7 @@ class IoRun {
   template <typename Number>
   result::Result<void> AddReference(Subject& subject, std::uint32_t round, std::uint32_t order, result::Arm arm,
                                     Number number) {
-    ++subject.measured_processes;
+    ++subject.processes.measured;
     for (const auto& [metric, id] : subject.ids) {
       result::Round record;
       record.round = round;
@@ -426,7 +414,6 @@ class IoRun {
     request.image = ImageOf(job).path;
     request.seed = context_.seed;
     request.cpu = context_.cpu;
-    request.iterations = job.iterations;
     request.batch_target_ns = static_cast<std::uint64_t>(effort.batch_target.count());
     request.samples = effort.samples;
     request.max_warmup_batches = effort.max_warmup_batches;
@@ -492,17 +479,11 @@ class IoRun {
   result::Result<void> SettleVoids() {
     for (Job& job : jobs_) {
       for (Subject& subject : job.subjects) {
-        if (!subject.active || subject.void_processes == 0) continue;
-        if (subject.measured_processes == 0) {
-          if (auto done = GiveUp(subject, result::Status::kFailed, subject.void_reason); !done) return done;
-          continue;
-        }
-        auto added = journal_.AddFinding(
-            {.id = "samples-void",
-             .severity = result::Severity::kWarning,
-             .text = fmt::format("{} of {} processes of {} count for nothing.", subject.void_processes,
-                                 subject.void_processes + subject.measured_processes, subject.ids.front().second),
-             .evidence = subject.void_reason});
+        const auto finding = subject.processes.FindingOf(subject.ids.front().second);
+        if (!subject.active || !finding) continue;
+        const bool none = subject.processes.measured == 0;
+        auto added = none ? GiveUp(subject, result::Status::kFailed, subject.processes.void_reason)
+                          : journal_.AddFinding(*finding);
         if (!added) return added;
       }
     }

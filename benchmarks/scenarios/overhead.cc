@@ -28,26 +28,19 @@ namespace nestbench::scenarios {
 namespace {
 
 using substrates::Answer;
-using substrates::AnswerStatus;
 using substrates::SubstrateKind;
 using workloads::Workload;
 
 constexpr std::string_view kScenario = "overhead";
 constexpr std::array kSubstrates = {SubstrateKind::kBare, SubstrateKind::kVm, SubstrateKind::kNested,
                                     SubstrateKind::kNestedShadow};
-// For what a child does besides its batches: start, map, set up a working set of 512 MiB, verify.
-constexpr std::chrono::seconds kChildSetUpLimit{20};
 
 // One substrate of one workload.
 struct Subject {
   std::string id;
   SubstrateKind substrate = SubstrateKind::kBare;
   bool active = true;  // false once it failed or cannot run: no further process is started for it
-
-  // Processes whose every sample was void count for nothing; another round may be better.
-  std::uint32_t measured_processes = 0;
-  std::uint32_t void_processes = 0;
-  std::string void_reason;
+  ProcessTally processes;
 };
 
 struct Job {
@@ -193,29 +186,22 @@ class OverheadRun {
 
   result::Result<void> RunProcess(Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
                                   result::Arm arm) {
-    const substrates::Request request = RequestFor(job, subject);
-    const auto limit = std::chrono::nanoseconds(request.deadline_ns) + kChildSetUpLimit;
-    auto child = RunChild(context_.installation.guest_program, {}, ToJson(request).dump() + "\n", limit);
-    if (!child) return GiveUp(subject, result::Status::kError, child.error().ToString());
-    if (child->interrupted) return {};
-    if (child->timed_out) return GiveUp(subject, result::Status::kTimeout, child->Describe());
-    if (child->exit_code != 0) return GiveUp(subject, result::Status::kCrashed, child->Describe());
-    auto answer = substrates::ParseAnswer(child->output);
-    if (!answer) return GiveUp(subject, result::Status::kError, answer.error().ToString());
-    if (answer->status == AnswerStatus::kFailed && answer->samples.empty() && answer->voided != 0) {
-      ++subject.void_processes;
-      subject.void_reason = answer->reason;
-      return {};
+    GuestRun run = RunGuest(context_, RequestFor(job, subject), digests_.at(job.workload->image));
+    switch (run.end) {
+      case GuestRun::End::kInterrupted:
+        return {};
+      case GuestRun::End::kGiveUp:
+        return GiveUp(subject, run.status, run.reason);
+      case GuestRun::End::kVoid:
+        ++subject.processes.voided;
+        subject.processes.void_reason = std::move(run.reason);
+        return {};
+      case GuestRun::End::kMeasured:
+        break;
     }
-    if (answer->status != AnswerStatus::kOk) return GiveUp(subject, ToStatus(answer->status), answer->reason);
-    const std::string& expected = digests_.at(job.workload->image);
-    if (answer->image_sha256 != expected) {
-      return GiveUp(subject, result::Status::kError,
-                    fmt::format("the image changed during the run: {} became {}", expected, answer->image_sha256));
-    }
-    if (job.iterations == 0) job.iterations = answer->iterations;
-    ++subject.measured_processes;
-    return journal_.AddRound(subject.id, ToRound(*job.workload, *answer, round, order, arm));
+    if (job.iterations == 0) job.iterations = run.answer.iterations;
+    ++subject.processes.measured;
+    return journal_.AddRound(subject.id, ToRound(*job.workload, run.answer, round, order, arm));
   }
 
   [[nodiscard]] substrates::Request RequestFor(const Job& job, const Subject& subject) const {
@@ -264,17 +250,11 @@ class OverheadRun {
   result::Result<void> SettleVoids() {
     for (Job& job : jobs_) {
       for (Subject& subject : job.subjects) {
-        if (!subject.active || subject.void_processes == 0) continue;
-        if (subject.measured_processes == 0) {
-          if (auto done = GiveUp(subject, result::Status::kFailed, subject.void_reason); !done) return done;
-          continue;
-        }
-        auto added = journal_.AddFinding(
-            {.id = "samples-void",
-             .severity = result::Severity::kWarning,
-             .text = fmt::format("{} of {} processes of {} count for nothing.", subject.void_processes,
-                                 subject.void_processes + subject.measured_processes, subject.id),
-             .evidence = subject.void_reason});
+        const auto finding = subject.processes.FindingOf(subject.id);
+        if (!subject.active || !finding) continue;
+        const bool none = subject.processes.measured == 0;
+        auto added = none ? GiveUp(subject, result::Status::kFailed, subject.processes.void_reason)
+                          : journal_.AddFinding(*finding);
         if (!added) return added;
       }
     }
