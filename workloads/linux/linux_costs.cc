@@ -51,11 +51,11 @@ void SystemCall(std::uint64_t count) {
 
 // Through the file layer, one byte copied out.
 void Read(std::uint64_t count) {
-  static const int zero = ::open("/dev/zero", O_RDONLY | O_CLOEXEC);
-  if (zero < 0) Die("/dev/zero");
+  static const int kZero = ::open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  if (kZero < 0) Die("/dev/zero");
   char byte = 0;
   for (std::uint64_t i = 0; i < count; ++i) {
-    if (::read(zero, &byte, 1) != 1) Die("read");
+    if (::read(kZero, &byte, 1) != 1) Die("read");
   }
 }
 

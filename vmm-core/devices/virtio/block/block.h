@@ -59,7 +59,7 @@ class Block final : public Function {
 
   bool Serve(bool may_sleep);
   bool TakeRequests(bool may_sleep);
-  bool TakeFromQueue(std::size_t queue, bool may_sleep);
+  bool TakeFromQueue(std::size_t index, bool may_sleep);
   bool FinishRequests();
   [[nodiscard]] QueueFault Begin(Request& request);
   [[nodiscard]] std::uint8_t Prepare(Request& request, std::uint32_t type, std::uint64_t sector);

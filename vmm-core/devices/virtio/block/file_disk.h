@@ -32,8 +32,8 @@ class FileDisk final : public Disk {
   // Opens `path`, a regular file or a block device. kSystem when that or io_uring is refused; kInvalidArgument for
   // anything else than those two, or one smaller than a block; kUnsupported when the file system has no O_DIRECT.
   static Result<std::unique_ptr<FileDisk>> Open(const std::string& path, const FileDiskOptions& options);
-  // The same of a file that is open already, as `options` say: for a process that may open none. `name` is for errors.
-  static Result<std::unique_ptr<FileDisk>> Adopt(UniqueFd fd, const std::string& name, const FileDiskOptions& options);
+  // The same of a file that is open already, as `options` say: for a process that may open none. `path` is for errors.
+  static Result<std::unique_ptr<FileDisk>> Adopt(UniqueFd fd, const std::string& path, const FileDiskOptions& options);
   ~FileDisk() override;
 
   [[nodiscard]] DiskLimits limits() const override;
