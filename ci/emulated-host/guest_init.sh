@@ -92,10 +92,12 @@ case $(value_of task) in
     disk
     network
     check_files
-    # Random bytes from there, and back. Not through a pipe: nc's small pieces would be as many switches.
+    # Random bytes from there, and the first 8 MiB of them back. Not through a pipe: nc's small pieces would be as many
+    # switches.
     receive 9002 >/tmp/bytes
     say "received $(wc -c </tmp/bytes) $(sum </tmp/bytes)"
-    nc "$host" 9003 </tmp/bytes
+    head -c 8388608 /tmp/bytes >/tmp/first
+    nc "$host" 9003 </tmp/first
     umount /mnt || end "failed: cannot unmount"
     end "passed on $(nproc) CPUs"
     ;;
