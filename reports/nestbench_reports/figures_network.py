@@ -178,8 +178,8 @@ def network_section(document: Document, by_id: dict[str, Metric]) -> Section | N
     )
     lead = (
         "virtio-net between a guest and the host, or another guest, beside the same traffic over a veth pair between"
-        " two network namespaces, in the same run. iperf3, where it was asked for: UDP over a veth pair of its own, what"
-        " arrived, without a window."
+        " two network namespaces, in the same run. iperf3, where it was asked for: UDP over a veth pair of its own,"
+        " what arrived, without a window."
     )
     columns = "network|metric|#bare|#vm|#iperf3|#vm/bare|#95 % interval"
     table = make_table("Network: virtio-net beside a veth pair", columns, cells)

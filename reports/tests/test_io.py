@@ -470,7 +470,8 @@ def test_isolation_copes_with_victims_and_aggressors_of_io() -> None:
 
 
 def test_iperf3_is_shown_beside_the_networks_it_ran_on(tmp_path: Path, run: Run) -> None:
-    named = {"frame_bytes": 1514, "metric": "bandwidth", "operation": "stream", "peer": "guest"}
+    named: dict[str, str | int] = {"frame_bytes": 1514, "metric": "bandwidth", "operation": "stream"}
+    named["peer"] = "guest"
     raw = by_hand()
     specs = [Spec("io", "network", named, "MB/s", "higher", {"bare": 200.0, "vm": 300.0, "iperf3": 172.0})]
     raw["nestbench"]["measurements"] += synthetic.document(specs=specs, rounds=3)["nestbench"]["measurements"]
