@@ -10,11 +10,22 @@
 #include <utility>
 #include <vector>
 
+#include "nestbench/result/journal.h"
 #include "nestbench/result/types.h"
 #include "nestbench/scenarios/run_context.h"
 #include "nestbench/substrates/protocol.h"
 
 namespace nestbench::scenarios {
+
+// Those of a job's subjects for which processes are still started, as indices.
+template <typename Job>
+std::vector<std::size_t> ActiveSubjects(const Job& job) {
+  std::vector<std::size_t> active;
+  for (std::size_t i = 0; i < job.subjects.size(); ++i) {
+    if (job.subjects[i].active) active.push_back(i);
+  }
+  return active;
+}
 
 // The order of a round's processes, as indices into its subjects with the arm of each: ABBA, or BAAB when reversed.
 inline std::vector<std::pair<std::size_t, result::Arm>> OrderOfRound(std::vector<std::size_t> subjects, bool reversed) {
@@ -55,6 +66,21 @@ struct ProcessTally {
   // What is to be said of the void ones beside the others of measurement `id`; empty when there are none.
   [[nodiscard]] std::optional<result::Finding> FindingOf(const std::string& id) const;
 };
+
+// What no process could measure has failed: `give_up(subject)`. What some could is measured, and a finding says what is
+// missing of `id_of(subject)`.
+template <typename Jobs, typename IdOf, typename GiveUp>
+result::Result<void> SettleVoids(Jobs& jobs, result::Journal& journal, IdOf id_of, GiveUp give_up) {
+  for (auto& job : jobs) {
+    for (auto& subject : job.subjects) {
+      const auto finding = subject.processes.FindingOf(id_of(subject));
+      if (!subject.active || !finding) continue;
+      auto added = subject.processes.measured == 0 ? give_up(subject) : journal.AddFinding(*finding);
+      if (!added) return added;
+    }
+  }
+  return {};
+}
 
 // All of a round but its samples.
 inline result::Round RoundOf(const substrates::Answer& answer, std::uint32_t round, std::uint32_t order,

@@ -179,14 +179,6 @@ class IoRun {
   }
 
  private:
-  static std::vector<std::size_t> ActiveSubjects(const Job& job) {
-    std::vector<std::size_t> active;
-    for (std::size_t i = 0; i < job.subjects.size(); ++i) {
-      if (job.subjects[i].active) active.push_back(i);
-    }
-    return active;
-  }
-
   struct Image {
     std::string path;
     std::string digest;
@@ -475,19 +467,10 @@ class IoRun {
     return {};
   }
 
-  // What no process could measure has failed; what some could is measured, and the finding says what is missing.
   result::Result<void> SettleVoids() {
-    for (Job& job : jobs_) {
-      for (Subject& subject : job.subjects) {
-        const auto finding = subject.processes.FindingOf(subject.ids.front().second);
-        if (!subject.active || !finding) continue;
-        const bool none = subject.processes.measured == 0;
-        auto added = none ? GiveUp(subject, result::Status::kFailed, subject.processes.void_reason)
-                          : journal_.AddFinding(*finding);
-        if (!added) return added;
-      }
-    }
-    return {};
+    return scenarios::SettleVoids(
+        jobs_, journal_, [](const Subject& subject) { return subject.ids.front().second; },
+        [this](Subject& subject) { return GiveUp(subject, result::Status::kFailed, subject.processes.void_reason); });
   }
 
   // Nothing that was lost counts, but what is sent again takes time.

@@ -107,14 +107,6 @@ class OverheadRun {
   }
 
  private:
-  static std::vector<std::size_t> ActiveSubjects(const Job& job) {
-    std::vector<std::size_t> active;
-    for (std::size_t i = 0; i < job.subjects.size(); ++i) {
-      if (job.subjects[i].active) active.push_back(i);
-    }
-    return active;
-  }
-
   result::Result<void> Announce() {
     std::map<std::string, std::string> digests;
     for (Job& job : jobs_) {
@@ -246,19 +238,10 @@ class OverheadRun {
     return journal_.SetStatus(subject.id, status, reason);
   }
 
-  // What no process could measure has failed; what some could is measured, and the finding says what is missing.
   result::Result<void> SettleVoids() {
-    for (Job& job : jobs_) {
-      for (Subject& subject : job.subjects) {
-        const auto finding = subject.processes.FindingOf(subject.id);
-        if (!subject.active || !finding) continue;
-        const bool none = subject.processes.measured == 0;
-        auto added = none ? GiveUp(subject, result::Status::kFailed, subject.processes.void_reason)
-                          : journal_.AddFinding(*finding);
-        if (!added) return added;
-      }
-    }
-    return {};
+    return scenarios::SettleVoids(
+        jobs_, journal_, [](const Subject& subject) { return subject.id; },
+        [this](Subject& subject) { return GiveUp(subject, result::Status::kFailed, subject.processes.void_reason); });
   }
 
   const RunContext& context_;
