@@ -15,8 +15,8 @@ constexpr std::uint64_t kRflagsIf = 1U << 9;
 constexpr std::uint64_t kEventMask = 0x8000'0FFF;
 
 // L2 stops at HLT. Interrupts come from the APIC of the kernel: KVM_INTERRUPT without it is the event itself, not a
-// request that could be held back. L2 sets RFLAGS.IF by POPF, which has no shadow, where the instruction of the delivery
-// matters.
+// request that could be held back. L2 sets RFLAGS.IF by POPF, which has no shadow, where the instruction of the
+// delivery matters.
 class SvmEvents : public SvmTest {
  protected:
   static constexpr std::uint16_t kMarkPort = 0x50;  // no chip of the kernel has it, and nobody intercepts it

@@ -43,6 +43,7 @@ class Known:
     test: str  # glob over area/Suite.Name
     reason: str
     link: str
+    rarely: bool = False  # most runs pass, so that a pass says nothing about the entry
 
     def is_of(self, host: str) -> bool:
         return fnmatchcase(host, self.host)
@@ -118,8 +119,10 @@ def parse_known(text: str, name: str) -> tuple[Known, ...]:
     keys = ("host", "test", "reason", "link")
     found = []
     for number, table in enumerate(tables, 1):
-        if not isinstance(table, dict) or set(table) != set(keys):
-            raise PolicyError(f"{name}: [[known]] number {number} must have the keys {', '.join(keys)}")
+        if not isinstance(table, dict) or set(table) - {"rarely"} != set(keys):
+            raise PolicyError(f"{name}: [[known]] number {number} must have the keys {', '.join(keys)}; may: rarely")
+        if not isinstance(table.get("rarely", False), bool):
+            raise PolicyError(f"{name}: [[known]] number {number}: rarely is true or false")
         if not all(isinstance(table[key], str) and table[key].strip() for key in keys):
             raise PolicyError(f"{name}: [[known]] number {number}: every value is a text that is not empty")
         found.append(Known(**table))
@@ -129,7 +132,9 @@ def parse_known(text: str, name: str) -> tuple[Known, ...]:
 def _status(outcome: str, known: Known | None) -> Status:
     if known is None or outcome not in ("pass", "fail"):
         return Status(outcome)
-    return Status.FIXED if outcome == "pass" else Status.KNOWN
+    if outcome == "fail":
+        return Status.KNOWN
+    return Status.PASS if known.rarely else Status.FIXED
 
 
 def host_class(document: Document) -> str:

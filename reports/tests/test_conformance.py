@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,12 @@ def test_a_known_failure_that_passes_is_said() -> None:
     assert found.exit_code == 0
 
 
+def test_one_that_fails_rarely_may_pass() -> None:
+    rare = replace(known(), rarely=True)
+    assert checklist(condition("Run.Fails"), entries=(rare,)).entries[0].status is Status.PASS
+    assert checklist(condition("Run.Fails", "fail", "why"), entries=(rare,)).entries[0].status is Status.KNOWN
+
+
 @pytest.mark.parametrize("outcome", ["crash", "timeout", "error", "skip"])
 def test_only_a_failure_can_be_known(outcome: str) -> None:
     assert checklist(condition("Run.Fails", outcome, "why"), entries=(known(),)).entries[0].status.value == outcome
@@ -119,7 +126,8 @@ def test_the_list_that_is_shipped_can_be_read() -> None:
 @pytest.mark.parametrize(
     "text",
     ["[[known]]\nhost = 'a'\n", "known = 1\n", "[other]\n", "[[known]\n", "known = [1]\n"]
-    + ["[[known]]\nhost=''\ntest='t'\nreason='r'\nlink='l'\n", "[[known]]\nhost=1\ntest='t'\nreason='r'\nlink='l'\n"],
+    + ["[[known]]\nhost=''\ntest='t'\nreason='r'\nlink='l'\n", "[[known]]\nhost=1\ntest='t'\nreason='r'\nlink='l'\n"]
+    + ["[[known]]\nhost='h'\ntest='t'\nreason='r'\nlink='l'\nrarely='no'\n"],
 )
 def test_a_broken_list_is_refused(text: str) -> None:
     with pytest.raises(PolicyError, match="known.toml"):
