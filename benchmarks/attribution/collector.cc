@@ -1,7 +1,6 @@
 #include "nestbench/attribution/collector.h"
 
 #include <fmt/format.h>
-#include <time.h>
 
 #include <algorithm>
 #include <charconv>
@@ -11,6 +10,7 @@
 #include <utility>
 
 #include "nestbench/tenancy/process_accounting.h"
+#include "nestbench/vmm/base/clock.h"
 #include "nestbench/vmm/kvm/stats.h"
 
 namespace nestbench::attribution {
@@ -19,12 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kDebugFolder = "/sys/kernel/debug/kvm";
-
-std::uint64_t NowNs() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 std::optional<pid_t> ParsePid(const std::string& text) {
   pid_t pid = 0;
@@ -88,7 +82,7 @@ struct Collector::Guest {
   }
 };
 
-Collector::Collector() : last_ns_(NowNs()) {}
+Collector::Collector() : last_ns_(vmm::MonotonicNs()) {}
 Collector::~Collector() = default;
 
 std::size_t Collector::size() const {
@@ -117,7 +111,7 @@ void Collector::Add(Watched watched) {
 
 Window Collector::Take() {
   Window window;
-  window.at_ns = NowNs();
+  window.at_ns = vmm::MonotonicNs();
   window.duration_ns = window.at_ns - last_ns_;
   last_ns_ = window.at_ns;
   const auto difference = [](std::uint64_t later, std::uint64_t earlier) { return later - std::min(later, earlier); };

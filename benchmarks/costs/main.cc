@@ -8,7 +8,6 @@
 // that is emulated by count; else costs are in ns of CLOCK_MONOTONIC_RAW.
 #include <fmt/format.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <x86intrin.h>
 
 #include <algorithm>
@@ -27,6 +26,7 @@
 #include "level2.h"
 #include "nestbench/abi/address.h"
 #include "nestbench/hypervisors/images.h"
+#include "nestbench/vmm/base/clock.h"
 #include "nestbench/vmm/base/unique_fd.h"
 #include "nestbench/vmm/kvm/deadline.h"
 #include "nestbench/vmm/machine/flat_machine.h"
@@ -56,9 +56,7 @@ bool CountsInstructions() {
 
 std::uint64_t Now(bool counts) {
   if (counts) return __rdtsc();
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+  return vmm::MonotonicRawNs();
 }
 
 // What one loop takes, from outside. kUnsupported with the cause when the guest does not come back by its doorbell.

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "environment.h"
+#include "nestbench/vmm/base/clock.h"
 #include "timing.h"
 
 namespace nestbench::micro {
@@ -45,7 +46,7 @@ void Helper::Run(const std::stop_token& stop) {
   while (wait([this] { return asked_.load(std::memory_order_acquire); })) {
     asked_.store(false, std::memory_order_relaxed);
     if (!wait(ready_)) return;
-    acted_at_ns_.store(NowNs(), std::memory_order_release);
+    acted_at_ns_.store(vmm::MonotonicRawNs(), std::memory_order_release);
     act_();
   }
 }

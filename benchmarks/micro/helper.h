@@ -18,7 +18,7 @@ class Helper {
   // Asks for one action; the one before must have happened.
   void Ask();
 
-  // When the action that was asked for last began (NowNs); 0 while it has not.
+  // When the action that was asked for last began (MonotonicRawNs); 0 while it has not.
   [[nodiscard]] std::uint64_t ActedAtNs() const { return acted_at_ns_.load(std::memory_order_acquire); }
 
  private:

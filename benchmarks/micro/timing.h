@@ -2,7 +2,6 @@
 #pragma once
 
 #include <benchmark/benchmark.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -10,15 +9,9 @@
 #include <string>
 
 #include "environment.h"
+#include "nestbench/vmm/base/clock.h"
 
 namespace nestbench::micro {
-
-// CLOCK_MONOTONIC_RAW in ns: not slewed by NTP.
-inline std::uint64_t NowNs() {
-  timespec now = {};
-  ::clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 enum class Timer : std::uint8_t {
   kReal,    // Google Benchmark's, around the whole loop
@@ -47,9 +40,9 @@ template <typename Prepare, typename Work, typename CleanUp>
 void TimeEach(benchmark::State& state, Prepare prepare, Work work, CleanUp clean_up) {
   for (auto _ : state) {
     prepare();
-    const std::uint64_t begin_ns = NowNs();
+    const std::uint64_t begin_ns = vmm::MonotonicRawNs();
     work();
-    const std::uint64_t end_ns = NowNs();
+    const std::uint64_t end_ns = vmm::MonotonicRawNs();
     state.SetIterationTime(static_cast<double>(end_ns - begin_ns) * 1e-9);
     clean_up();
   }

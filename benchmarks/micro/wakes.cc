@@ -19,6 +19,7 @@
 #include "code_image.h"
 #include "guest.h"
 #include "helper.h"
+#include "nestbench/vmm/base/clock.h"
 #include "nestbench/vmm/base/unique_fd.h"
 #include "timing.h"
 
@@ -53,7 +54,7 @@ void Kick(State& state, Environment& environment) {
     before = __atomic_load_n(counter, __ATOMIC_RELAXED);
     helper.Ask();
     const bool kicked = guest.RunUntilKicked();
-    const std::uint64_t end_ns = NowNs();
+    const std::uint64_t end_ns = vmm::MonotonicRawNs();
     if (!kicked) throw Broken{fmt::format("the guest did not spin: {}", guest.Why())};
     if (helper.ActedAtNs() == 0) throw Broken("the guest was not seen to spin in time");
     SetTimeSince(state, helper.ActedAtNs(), end_ns);
@@ -175,7 +176,7 @@ void WakeHalted(State& state, Environment& environment) {
     const auto deadline = guest.StartDeadline();
     helper.Ask();
     const bool left = guest.RunToExit();
-    const std::uint64_t end_ns = NowNs();
+    const std::uint64_t end_ns = vmm::MonotonicRawNs();
     if (!left) throw Broken{fmt::format("the guest did not take its interrupt: {}", guest.Why())};
     if (helper.ActedAtNs() == 0) throw Broken("the guest left before it was interrupted");
     if constexpr (kWake == Wake::kIrqLine) guest.SetLine(false);  // the next rise is an edge again

@@ -12,23 +12,19 @@
 #include <string_view>
 #include <utility>
 
+#include "nestbench/vmm/base/clock.h"
+
 namespace nestbench::probe {
 namespace {
-
-std::uint64_t NowNs() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 // The least of several times: what interrupts and other guests add only makes a run longer.
 template <typename Work>
 double LeastNs(int runs, Work work) {
   double least = 1e18;
   for (int run = 0; run < runs; ++run) {
-    const std::uint64_t begin = NowNs();
+    const std::uint64_t begin = vmm::MonotonicRawNs();
     work();
-    least = std::min(least, static_cast<double>(NowNs() - begin));
+    least = std::min(least, static_cast<double>(vmm::MonotonicRawNs() - begin));
   }
   return least;
 }
@@ -139,7 +135,7 @@ Result<std::uint64_t> CalibrateTscHz(std::chrono::nanoseconds duration) {
     std::pair<std::uint64_t, std::uint64_t> best;
     for (int i = 0; i < 20; ++i) {
       const std::uint64_t before = __rdtsc();
-      const std::uint64_t now = NowNs();
+      const std::uint64_t now = vmm::MonotonicRawNs();
       const std::uint64_t after = __rdtsc();
       if (after - before < best_gap) {
         best_gap = after - before;

@@ -1,7 +1,6 @@
 #include "execution.h"
 
 #include <fmt/format.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
@@ -15,6 +14,7 @@
 #include "nestbench/abi/layout.h"
 #include "nestbench/abi/task_state.h"
 #include "nestbench/abi/x86.h"
+#include "nestbench/vmm/base/clock.h"
 #include "nestbench/vmm/kvm/deadline.h"
 #include "nestbench/vmm/kvm/exit.h"
 #include "nestbench/vmm/kvm/segments.h"
@@ -72,12 +72,6 @@ constexpr std::array<std::uint64_t, 7> kGdtEntries = {
     0,
 };
 
-std::uint64_t NowNs() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC_RAW, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
-
 Result<> WriteGuest(const vmm::GuestMemory& memory, PrivilegeLevel level) {
   if (auto done = memory.WriteBytes(GuestPhysAddr(kGdt), std::as_bytes(std::span(kGdtEntries))); !done) return done;
   if (auto done = memory.Write(GuestPhysAddr(kTss + kTssIoMapBaseOffset), static_cast<std::uint16_t>(kTssBytes));
@@ -132,12 +126,12 @@ std::string FirstLine(const std::string& text) { return text.substr(0, text.find
 // Runs the guest up to its next doorbell, through a loop of `count` passes. Returns how long that took.
 Result<double> RunLoop(const vmm::Vm& vm, vmm::Vcpu& vcpu, const vmm::RunDeadline& deadline, std::uint64_t count) {
   if (auto done = vm.memory().Write(GuestPhysAddr(kCount), count); !done) return Fail(std::move(done.error()));
-  const std::uint64_t begin = NowNs();
+  const std::uint64_t begin = vmm::MonotonicRawNs();
   while (true) {
     auto exit = vcpu.Run();
     if (!exit) return Fail(std::move(exit.error()));
     if (const auto* io = std::get_if<vmm::IoExit>(&*exit); io != nullptr && io->port == abi::kDoorbellPort) {
-      return static_cast<double>(NowNs() - begin);
+      return static_cast<double>(vmm::MonotonicRawNs() - begin);
     }
     if (!std::holds_alternative<vmm::InterruptedExit>(*exit)) {
       return Fail(Error::Unsupported("run a loop in a guest", FirstLine(vmm::ToString(*exit))));

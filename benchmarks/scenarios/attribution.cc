@@ -14,6 +14,7 @@
 #include "nestbench/attribution/detector.h"
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/progress.h"
+#include "nestbench/vmm/base/clock.h"
 #include "tenant_loads.h"
 
 namespace nestbench::scenarios {
@@ -207,7 +208,7 @@ class AttributionRun {
     json detections = json::array();
     std::uint64_t quiet_windows = 0;
     std::uint64_t false_alarms = 0;
-    const std::uint64_t begin_ns = tenancy::NowNs();
+    const std::uint64_t begin_ns = vmm::MonotonicNs();
     for (std::size_t at = 0; at < kScheduleWindows && StopSignal() == 0; ++at) {
       bool is_quiet = true;
       for (std::size_t i = 0; i < episodes.size(); ++i) {
@@ -216,11 +217,11 @@ class AttributionRun {
           fleet_.SetLoad(
               guests_[episode.guest].id,
               experiment_.loader().MakeLoad(*FindLoad(Aggressors(), episode.aggressor), episode.intensity, 0));
-          spans[i].first = tenancy::NowNs() - begin_ns;
+          spans[i].first = vmm::MonotonicNs() - begin_ns;
         }
         if (at == episode.end) {
           SetNormal(episode.guest);
-          spans[i].second = tenancy::NowNs() - begin_ns;
+          spans[i].second = vmm::MonotonicNs() - begin_ns;
         }
         // What an episode did is still seen for two windows.
         is_quiet = is_quiet && (at < episode.begin || at > episode.end + 1);
@@ -229,7 +230,7 @@ class AttributionRun {
       const auto window = collector.Take();
       const auto found = detector.Observe(window);
       for (const attribution::Detection& detection : found) {
-        detections.push_back({{"at_ns", tenancy::NowNs() - begin_ns},
+        detections.push_back({{"at_ns", vmm::MonotonicNs() - begin_ns},
                               {"guest", detection.guest},
                               {"score", detection.score},
                               {"victims", detection.victims}});
@@ -251,7 +252,7 @@ class AttributionRun {
                                                  {"schedule", number},
                                                  {"seed", seed},
                                                  {"guests", kGuests},
-                                                 {"duration_ns", tenancy::NowNs() - begin_ns},
+                                                 {"duration_ns", vmm::MonotonicNs() - begin_ns},
                                                  {"window_ns", std::chrono::nanoseconds(kWindow).count()},
                                                  {"windows", kScheduleWindows},
                                                  {"quiet", episodes.empty()},

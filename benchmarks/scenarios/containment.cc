@@ -21,6 +21,7 @@
 #include "nestbench/scenarios/run_context.h"
 #include "nestbench/tenancy/judge.h"
 #include "nestbench/tenancy/restart_policy.h"
+#include "nestbench/vmm/base/clock.h"
 #include "supervisor_loss.h"
 #include "tenant_loads.h"
 
@@ -314,7 +315,7 @@ class FaultRun {
     tenancy::Judge judge(options);
     judge.Begin(fleet_.Get(*victim));
     const std::uint64_t lived_since_ns = fleet_.Get(*victim).ready_ns;
-    const std::uint64_t injected_ns = tenancy::NowNs();
+    const std::uint64_t injected_ns = vmm::MonotonicNs();
     Inject(*victim, number);
     std::optional<Trouble> trouble;
     const auto deadline = std::chrono::nanoseconds(fault_.deadline) + kPatience;
@@ -328,7 +329,7 @@ class FaultRun {
         return trouble.has_value();
       });
     }
-    const std::uint64_t detection_ns = tenancy::NowNs() - injected_ns;
+    const std::uint64_t detection_ns = vmm::MonotonicNs() - injected_ns;
     if (StopSignal() != 0) return std::string();
     const Tenant& tenant = fleet_.Get(*victim);
     if (tenant.fault && tenant.fault->fault_class == tenants::FaultClass::kUnsupported) {
@@ -458,13 +459,13 @@ class FaultRun {
     if (load.activity != tenants::Activity::kRequests || fault_.name != kRecoveryFault) return {};
     const auto wait = restart_.OnFailure(lived);
     if (!wait) return {};
-    const std::uint64_t begin_ns = tenancy::NowNs();
+    const std::uint64_t begin_ns = vmm::MonotonicNs();
     experiment_.PollFor(*wait);
     auto next = experiment_.AddReady(load, job_.substrate, -1);
     if (!next) return {};  // the next try says why
     fleet_.SetLoad(*next, experiment_.loader().MakeLoad(load, 100, 0));
     fleet_.Poll(2s, [&] { return fleet_.Get(*next).heartbeat.requests != 0; });
-    const std::uint64_t took_ns = tenancy::NowNs() - begin_ns;
+    const std::uint64_t took_ns = vmm::MonotonicNs() - begin_ns;
     const bool serves = fleet_.Get(*next).heartbeat.requests != 0;
     (void)experiment_.Remove({*next});
     MeasurementName name = Name();

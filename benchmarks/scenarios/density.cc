@@ -22,6 +22,7 @@
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/run_context.h"
 #include "nestbench/tenants/latency_histogram.h"
+#include "nestbench/vmm/base/clock.h"
 #include "tenant_loads.h"
 
 namespace nestbench::scenarios {
@@ -380,7 +381,7 @@ class Ramp {
       while (settled < started.size() && fleet_.Get(started[settled]).phase >= Phase::kReady) ++settled;
       return started.size() - settled;
     };
-    const std::uint64_t begin_ns = tenancy::NowNs();
+    const std::uint64_t begin_ns = vmm::MonotonicNs();
     for (std::uint32_t i = 0; i < count && !failure_ && StopSignal() == 0; ++i) {
       auto id = experiment_.Add(load_, job_.substrate, -1, job_.kind == Kind::kIdle ? 0 : TenantLoader::kHeartbeatMs);
       if (!id) {
@@ -392,7 +393,7 @@ class Ramp {
       if (settled > 0 && fleet_.Get(started[settled - 1]).phase == Phase::kEnded) break;
     }
     (void)fleet_.WaitReady(started, kStartLimit);
-    start_elapsed_ns_ = tenancy::NowNs() - begin_ns;
+    start_elapsed_ns_ = vmm::MonotonicNs() - begin_ns;
     started_ = 0;
     start_ns_.clear();
     for (const TenantId id : started) {
@@ -483,9 +484,9 @@ class Ramp {
     (void)fleet_.Report(running_, true, false, kReportLimit);
     for (const TenantId id : running_) fleet_.Get(id).windows.clear();
     experiment_.BeginEvidence(running_);
-    const std::uint64_t begin_ns = tenancy::NowNs();
+    const std::uint64_t begin_ns = vmm::MonotonicNs();
     PollFor(step);
-    const std::uint64_t end_ns = tenancy::NowNs();
+    const std::uint64_t end_ns = vmm::MonotonicNs();
     json host = experiment_.EndEvidence();
     const bool reported = fleet_.Report(running_, false, repetition == 0, kReportLimit);
     DropEnded();

@@ -13,6 +13,7 @@
 #include "nestbench/result/id.h"
 #include "nestbench/scenarios/child.h"
 #include "nestbench/tenancy/process_accounting.h"
+#include "nestbench/vmm/base/clock.h"
 #include "scratch_disk.h"
 
 namespace nestbench::scenarios {
@@ -196,7 +197,7 @@ void TenantExperiment::BeginEvidence(const std::vector<TenantId>& ids) {
   run_queue_wait_ns_ = RunQueueWait();
   run_oom_kills_ = RunOomKills();
   throttled_ns_ = context_.cgroups == nullptr ? 0 : context_.cgroups->ThrottledNs().value_or(0);
-  evidence_begin_ns_ = tenancy::NowNs();
+  evidence_begin_ns_ = vmm::MonotonicNs();
   host_ = tenancy::HostLoad::Begin();
 }
 
@@ -211,7 +212,7 @@ std::uint64_t TenantExperiment::RunQueueWait() const {
 
 json TenantExperiment::EndEvidence() {
   json host = host_ ? host_->End() : json::object();
-  const std::uint64_t elapsed_ns = std::max<std::uint64_t>(tenancy::NowNs() - evidence_begin_ns_, 1);
+  const std::uint64_t elapsed_ns = std::max<std::uint64_t>(vmm::MonotonicNs() - evidence_begin_ns_, 1);
   const std::uint64_t wait_ns = RunQueueWait();
   // Of the time that all of them together lived: 0.5 is each tenant waiting half of its life for a CPU.
   host["run_queue_wait"] = observed_.empty()

@@ -17,6 +17,7 @@
 #include "nestbench/scenarios/child.h"
 #include "nestbench/scenarios/progress.h"
 #include "nestbench/tenancy/judge.h"
+#include "nestbench/vmm/base/clock.h"
 
 namespace nestbench::scenarios {
 namespace {
@@ -94,7 +95,7 @@ Loss LoseSupervisor(const RunContext& context, TenantSubstrate substrate) {
   write_end.Reset();
   std::array<pid_t, kGuests> pids{};
   const bool told = ::read(read_end.get(), pids.data(), sizeof(pids)) == sizeof(pids);
-  const std::uint64_t begin_ns = tenancy::NowNs();
+  const std::uint64_t begin_ns = vmm::MonotonicNs();
   ::kill(supervisor, SIGKILL);
   ::waitpid(supervisor, nullptr, 0);
   if (!told) return {.error = "the second supervisor could not start its guests"};
@@ -102,8 +103,8 @@ Loss LoseSupervisor(const RunContext& context, TenantSubstrate substrate) {
     return static_cast<std::uint32_t>(std::ranges::count_if(pids, [](pid_t pid) { return pid > 0 && IsAlive(pid); }));
   };
   loss.guests = static_cast<std::uint32_t>(std::ranges::count_if(pids, [](pid_t pid) { return pid > 0; }));
-  while ((loss.alive = count_alive()) != 0 && tenancy::NowNs() - begin_ns < 3 * 1000 * kMs) ::usleep(500);
-  loss.detection_ns = tenancy::NowNs() - begin_ns;
+  while ((loss.alive = count_alive()) != 0 && vmm::MonotonicNs() - begin_ns < 3 * 1000 * kMs) ::usleep(500);
+  loss.detection_ns = vmm::MonotonicNs() - begin_ns;
   while (::waitpid(-1, nullptr, WNOHANG) > 0) {  // its zygote
   }
   if (context.cgroups != nullptr) {
@@ -263,12 +264,12 @@ result::Result<void> RunSoak(const RunContext& context, result::Journal& journal
   std::uint64_t lost = 0;
   std::uint64_t wrong = 0;
   std::string first;
-  const std::uint64_t begin_ns = tenancy::NowNs();
+  const std::uint64_t begin_ns = vmm::MonotonicNs();
   const std::uint64_t end_ns = begin_ns + std::uint64_t{context.containment.soak_s} * 1000 * kMs;
   Progress progress("soak", context.containment.soak_s, context.quiet);
   std::uint64_t shown_s = 0;
   tenancy::Judge judge({});
-  while (tenancy::NowNs() < end_ns && StopSignal() == 0) {
+  while (vmm::MonotonicNs() < end_ns && StopSignal() == 0) {
     const std::size_t victim = random() % guests.size();
     const Fault& fault = *faults[random() % faults.size()];
     judge.Begin(fleet.Get(guests[victim]));
@@ -302,12 +303,12 @@ result::Result<void> RunSoak(const RunContext& context, result::Journal& journal
       (void)experiment.Remove({guest});
       if (auto again = start(light)) guest = *again;
     }
-    for (const std::uint64_t now_s = (tenancy::NowNs() - begin_ns) / (1000 * kMs); shown_s < now_s; ++shown_s) {
+    for (const std::uint64_t now_s = (vmm::MonotonicNs() - begin_ns) / (1000 * kMs); shown_s < now_s; ++shown_s) {
       progress.Step(fmt::format("{} faults", injected));
     }
   }
   auto added = journal.AddRecord(id, {{"kind", "soak"},
-                                      {"duration_ns", tenancy::NowNs() - begin_ns},
+                                      {"duration_ns", vmm::MonotonicNs() - begin_ns},
                                       {"guests", kSoakGuests},
                                       {"faults", injected},
                                       {"wrong", misjudged + wrong},

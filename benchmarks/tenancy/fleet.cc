@@ -8,7 +8,6 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +21,8 @@
 #include <fstream>
 #include <system_error>
 #include <utility>
+
+#include "nestbench/vmm/base/clock.h"
 
 namespace nestbench::tenancy {
 namespace {
@@ -81,12 +82,6 @@ std::string DescribeStatus(int status) {
 }
 
 }  // namespace
-
-std::uint64_t NowNs() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 std::string Tenant::DescribeEnd() const {
   std::string text;
@@ -149,7 +144,7 @@ Result<TenantId> Fleet::Add(tenants::Spawn spawn, bool in_zone) {
   tenant->id = spawn.tenant = next_id_;
   tenant->spawn = spawn;
   tenant->in_zone = in_zone;
-  tenant->asked_ns = NowNs();
+  tenant->asked_ns = vmm::MonotonicNs();
   tenant->channel = std::move(pair->first);
   if (auto watched = Watch(tenant->channel.get(), tenant->id); !watched) return Fail(std::move(watched.error()));
   if (in_zone) {
@@ -253,9 +248,9 @@ void Fleet::OnSpawned(const tenants::Spawned& spawned) {
     fault.error_number = spawned.error_number;
     fmt::format_to_n(fault.cause, sizeof(fault.cause) - 1, "fork: {}", ::strerror(spawned.error_number));
     tenant.fault = fault;
-    tenant.fault_ns = NowNs();
+    tenant.fault_ns = vmm::MonotonicNs();
     tenant.phase = Phase::kEnded;
-    tenant.ended_ns = NowNs();
+    tenant.ended_ns = vmm::MonotonicNs();
     return;
   }
   if (tenant.spawn.starts_itself != 0) {
@@ -289,7 +284,7 @@ void Fleet::Drain(Tenant& tenant) {
 }
 
 void Fleet::HandleMessage(Tenant& tenant, tenants::ReceivedMessage& message) {
-  tenant.last_sign_ns = NowNs();
+  tenant.last_sign_ns = vmm::MonotonicNs();
   switch (message.type()) {
     case MessageType::kReady:
       if (tenant.phase == Phase::kSpawning && tenant.spawn.starts_itself == 0) return;
@@ -342,7 +337,7 @@ void Fleet::OnEnded(Tenant& tenant, int wait_status, std::uint64_t max_resident_
   if (tenant.phase == Phase::kEnded) return;
   Drain(tenant);  // its last words may still lie in the socket
   tenant.phase = Phase::kEnded;
-  tenant.ended_ns = NowNs();
+  tenant.ended_ns = vmm::MonotonicNs();
   tenant.wait_status = wait_status;
   tenant.max_resident_bytes = max_resident_bytes;
   if (tenant.channel.valid()) {

@@ -1,7 +1,6 @@
 #include "nestbench/tenancy/host_load.h"
 
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 
 #include "nestbench/system_files/cgroups.h"
 #include "nestbench/system_files/text.h"
+#include "nestbench/vmm/base/clock.h"
 
 namespace nestbench::tenancy {
 namespace {
@@ -20,12 +20,6 @@ using system_files::ParseUnsigned;
 using system_files::SplitWords;
 using system_files::SystemFiles;
 using Number = std::optional<std::uint64_t>;
-
-std::uint64_t MonotonicNs() {
-  timespec now = {};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 Number Keyed(const std::string& text, std::string_view key) { return system_files::KeyedNumber(text, key); }
 
@@ -111,7 +105,7 @@ HostLoad HostLoad::Begin(SystemFiles files) {
 
 HostLoad::Totals HostLoad::Read() const {
   Totals totals;
-  totals.at_ns = MonotonicNs();
+  totals.at_ns = vmm::MonotonicNs();
   const std::string stat = files_.ReadTrimmedOrEmpty("/proc/stat");
   for (const std::string_view line : system_files::SplitLines(stat)) {
     if (!line.starts_with("cpu ")) continue;

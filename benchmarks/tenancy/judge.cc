@@ -9,6 +9,8 @@
 #include <sstream>
 #include <utility>
 
+#include "nestbench/vmm/base/clock.h"
+
 namespace nestbench::tenancy {
 namespace {
 
@@ -83,7 +85,7 @@ std::optional<Trouble> Judge::Look(const Tenant& tenant) const {
   if (tenant.phase == Phase::kEnded) return Ended(tenant);
   if (!tenant.lie.empty()) return Trouble{TroubleClass::kVmmFault, "VMM process", "it broke the protocol", tenant.lie};
   if (tenant.fault) {
-    if (NowNs() - tenant.fault_ns < kLastWordsGraceNs) return std::nullopt;
+    if (vmm::MonotonicNs() - tenant.fault_ns < kLastWordsGraceNs) return std::nullopt;
     return Trouble{ClassOf(tenant.fault->fault_class), WhatDied(tenant.fault->fault_class), tenant.fault->cause,
                    tenant.fault->evidence};
   }
@@ -118,7 +120,7 @@ std::optional<Trouble> Judge::Ended(const Tenant& tenant) const {
 
 std::optional<Trouble> Judge::Silent(const Tenant& tenant) const {
   if (tenant.phase != Phase::kReady || tenant.spawn.heartbeat_ms == 0) return std::nullopt;
-  const std::uint64_t now = NowNs();
+  const std::uint64_t now = vmm::MonotonicNs();
   const auto past = [now](std::uint64_t at_ns, std::chrono::nanoseconds limit) {
     return at_ns != 0 && now > at_ns && now - at_ns > static_cast<std::uint64_t>(limit.count());
   };

@@ -16,7 +16,7 @@ struct DestroyTopology {
 };
 using Topology = std::unique_ptr<hwloc_topology, DestroyTopology>;
 
-Topology Load(const std::string& synthetic) {
+Topology LoadTopology(const std::string& synthetic) {
   hwloc_topology_t raw = nullptr;
   if (hwloc_topology_init(&raw) != 0) return nullptr;
   Topology topology(raw);
@@ -49,7 +49,7 @@ hwloc_obj_t CoreOf(hwloc_topology_t topology, hwloc_obj_t cpu) {
 }  // namespace
 
 std::vector<Placement> FindPlacements(const std::string& synthetic) {
-  const Topology topology = Load(synthetic);
+  const Topology topology = LoadTopology(synthetic);
   std::vector<hwloc_obj_t> cpus;
   if (topology) {
     for (hwloc_obj_t cpu = nullptr; (cpu = hwloc_get_next_obj_by_type(topology.get(), HWLOC_OBJ_PU, cpu)) != nullptr;) {

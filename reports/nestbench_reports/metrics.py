@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
+from typing import TypeVar
 
 import numpy as np
 
@@ -62,6 +64,26 @@ class Metric:
         return stats.verdict(self.estimate, self.effect, p, 1 - stats.CONFIDENCE)
 
 
+Owner = TypeVar("Owner", Measurement, Document)
+Found = TypeVar("Found")
+
+
+def _remembered(function: Callable[[Owner], Found]) -> Callable[[Owner], Found]:
+    """`function`, which tables, figures and the gate ask for again and again, once for each of its (frozen) arguments."""
+    name = f"_{function.__name__}"
+
+    @wraps(function)
+    def remembering(owner: Owner) -> Found:
+        kept = vars(owner)
+        if name not in kept:
+            kept[name] = function(owner)
+        found: Found = kept[name]
+        return found
+
+    return remembering
+
+
+@_remembered
 def absolute(measurement: Measurement) -> Estimate | None:
     """The median in the measurement's unit, for isolation that with the aggressor; None when not ok or not positive."""
     samples = measurement.samples_of_arm("b") if measurement.is_isolation else measurement.samples_by_round
@@ -80,6 +102,7 @@ def _comparable(measurement: Measurement, samples: Mapping[int, FloatArray]) -> 
     return {number: np.maximum(values, LEAST_EXITS) for number, values in samples.items()}
 
 
+@_remembered
 def null_ratio(measurement: Measurement) -> Estimate | None:
     """A/A: the second process of each round against the first; None when no round has both.
 
@@ -150,6 +173,7 @@ def denominators(document: Document, above: Measurement) -> list[Measurement]:
     return [below for below in found if below is not None]
 
 
+@_remembered
 def metrics(document: Document) -> tuple[Metric, ...]:
     """Every ratio that the document holds, in its order, those that could not be measured included."""
     return tuple(metric(above, below) for above in document.measurements for below in denominators(document, above))

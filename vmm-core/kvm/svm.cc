@@ -10,8 +10,6 @@ namespace {
 
 using namespace abi::svm;
 
-constexpr std::uint64_t kDr6AfterReset = 0xFFFF'0FF0;  // AMD APM volume 2, section "Processor Initialization State"
-constexpr std::uint64_t kDr7AfterReset = 0x400;
 constexpr std::uint64_t kPatAfterReset = 0x0007'0406'0007'0406;
 
 // AMD APM volume 2, section "VMRUN Instruction": the descriptor's attributes, without a gap.
@@ -71,8 +69,8 @@ void FillVmcb(const kvm_sregs& sregs, std::uint64_t vmcb_address, Vmcb& vmcb) {
   vmcb.cr0 = sregs.cr0;
   vmcb.cr3 = sregs.cr3;
   vmcb.cr4 = sregs.cr4;
-  vmcb.dr6 = kDr6AfterReset;
-  vmcb.dr7 = kDr7AfterReset;
+  vmcb.dr6 = abi::x86::kDr6AfterReset;
+  vmcb.dr7 = abi::x86::kDr7AfterReset;
   vmcb.rflags = abi::x86::kRflagsReserved1;
   vmcb.guest_pat = kPatAfterReset;
 }

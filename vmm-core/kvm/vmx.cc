@@ -15,7 +15,6 @@ namespace {
 using namespace abi::vmx;
 
 constexpr std::string_view kOperation = "run a guest in a guest";
-constexpr std::uint64_t kDr7AfterReset = 0x400;
 constexpr std::uint64_t kNoLinkPointer = ~0ULL;
 constexpr std::uint32_t kFieldStep = 2;
 constexpr std::uint8_t kSegmentTypeTssBusy = abi::x86::kSegmentTypeTssBusy;
@@ -145,7 +144,7 @@ Result<std::vector<VmcsValue>> FillVmcs(const VmxCapabilities& capabilities, con
       {kGuestCr0, guest.cr0 | capabilities.cr0_fixed_ones},
       {kGuestCr3, guest.cr3},
       {kGuestCr4, guest.cr4 | capabilities.cr4_fixed_ones},
-      {kGuestDr7, kDr7AfterReset},
+      {kGuestDr7, abi::x86::kDr7AfterReset},
       {kGuestRflags, abi::x86::kRflagsReserved1},
       {kGuestRsp, 0},
       {kGuestRip, 0},

@@ -12,14 +12,12 @@
 
 #include "nestbench/abi/layout.h"
 #include "nestbench/vmm/base/mutant.h"
+#include "xen_note.h"
 
 namespace nestbench::vmm {
 namespace {
 
 constexpr std::string_view kOperation = "load ELF image";
-
-// Xen's public/elfnote.h: name "Xen", the 32-bit physical entry of the PVH boot protocol.
-constexpr std::uint32_t kXenNotePhys32Entry = 18;
 
 template <typename... Args>
 auto Malformed(fmt::format_string<Args...> format, Args&&... args) {

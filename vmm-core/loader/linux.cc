@@ -9,6 +9,8 @@
 #include <string>
 #include <utility>
 
+#include "xen_note.h"
+
 namespace nestbench::vmm {
 namespace {
 
@@ -25,8 +27,6 @@ constexpr std::uint8_t kSetupSectorsDefault = 4;
 constexpr std::uint64_t kEntry64Offset = 0x200;
 constexpr std::uint64_t kMaxEnd = 1ULL << 30;  // what the page tables of the entry and any guest's memory surely cover
 constexpr std::uint64_t kLowestLoad = 0x10'0000;
-// Xen's public/elfnote.h: XEN_ELFNOTE_PHYS32_ENTRY.
-constexpr std::uint32_t kXenNotePhys32Entry = 18;
 
 Result<LinuxImage> ParseBzImage(std::span<const std::byte> file, const setup_header& header) {
   if (header.version < kOldestProtocol || (header.xloadflags & XLF_KERNEL_64) == 0) {

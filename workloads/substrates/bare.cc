@@ -10,6 +10,7 @@
 
 #include "nestbench/abi/layout.h"
 #include "nestbench/substrates/substrate.h"
+#include "nestbench/vmm/base/clock.h"
 #include "nestbench/vmm/loader/elf.h"
 
 namespace nestbench::substrates {
@@ -72,9 +73,9 @@ class Bare final : public Substrate {
     // No limit from inside: a process cannot interrupt its own payload and go on. The supervisor ends the process.
     auto* mailbox = reinterpret_cast<abi::Mailbox*>(low_.bytes().data());
     std::memcpy(&mailbox->request, &request, sizeof(request));
-    const std::uint64_t begin_ns = MonotonicRawNs();
+    const std::uint64_t begin_ns = vmm::MonotonicRawNs();
     CallOnPayloadStack(entry_, mailbox);
-    const std::uint64_t end_ns = MonotonicRawNs();
+    const std::uint64_t end_ns = vmm::MonotonicRawNs();
     return CallOutcome{CallEnd::kRang, {}, end_ns - begin_ns};
   }
 

@@ -5,6 +5,7 @@
 
 #include "flat_substrate.h"
 #include "nestbench/flat/guest_layout.h"
+#include "nestbench/vmm/base/clock.h"
 #include "nestbench/vmm/kvm/deadline.h"
 #include "watch_guest.h"
 
@@ -143,14 +144,14 @@ Result<CallOutcome> FlatSubstrate::Call(const abi::MailboxRequest& request, std:
   {
     auto deadline = vmm::RunDeadline::Start(machine_.vcpu(), limit);
     if (!deadline) return Fail(std::move(deadline.error()));
-    const std::uint64_t begin_ns = MonotonicRawNs();
+    const std::uint64_t begin_ns = vmm::MonotonicRawNs();
     do {
       auto stopped = machine_.RunUntilStop();
       if (!stopped) return Fail(std::move(stopped.error()));
       stop = std::move(*stopped);
       // Some other signal than the deadline's: the guest goes on.
     } while (stop.reason == StopReason::kInterrupted && !deadline->Expired());
-    outcome.outside_ns = MonotonicRawNs() - begin_ns;
+    outcome.outside_ns = vmm::MonotonicRawNs() - begin_ns;
   }
   CallEvidence evidence;
   const vmm::FlatTraffic& after = machine_.traffic();

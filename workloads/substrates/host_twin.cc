@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "nestbench/abi/layout.h"
+#include "nestbench/vmm/base/clock.h"
 
 namespace nestbench::substrates {
 
@@ -23,9 +24,9 @@ Result<HostTwin::Memory> HostTwin::MakeMemory(std::uint64_t arena_bytes) {
 }
 
 Result<CallOutcome> HostTwin::Call(const abi::MailboxRequest& request, std::chrono::nanoseconds /*limit*/) {
-  const std::uint64_t begin_ns = MonotonicRawNs();
+  const std::uint64_t begin_ns = vmm::MonotonicRawNs();
   Answer(request);
-  const std::uint64_t end_ns = MonotonicRawNs();
+  const std::uint64_t end_ns = vmm::MonotonicRawNs();
   return CallOutcome{CallEnd::kRang, {}, end_ns - begin_ns};
 }
 

@@ -9,6 +9,7 @@
 
 #include "nestbench/hypervisors/images.h"
 #include "nestbench/substrates/substrate.h"
+#include "nestbench/vmm/base/clock.h"
 #include "nestbench/vmm/kvm/deadline.h"
 #include "nestbench/vmm/machine/user_machine.h"
 #include "watch_guest.h"
@@ -49,9 +50,9 @@ class VmSubstrate final : public Substrate {
     if (!started) return Fail(std::move(started.error()));
     std::optional<vmm::RunDeadline> deadline(std::move(*started));
     for (;;) {
-      const std::uint64_t begin_ns = MonotonicRawNs();
+      const std::uint64_t begin_ns = vmm::MonotonicRawNs();
       auto stop = machine_.RunUntilStop();
-      const std::uint64_t end_ns = MonotonicRawNs();
+      const std::uint64_t end_ns = vmm::MonotonicRawNs();
       if (!stop) return Fail(std::move(stop.error()));
       // Some other signal: the payload goes on, and this batch is what it is; the clocks will void it.
       const bool is_told_to_end = interrupted_.load();

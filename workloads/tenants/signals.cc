@@ -3,7 +3,6 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -12,6 +11,7 @@
 #include <optional>
 
 #include "nestbench/tenants/channel.h"
+#include "nestbench/vmm/base/clock.h"
 
 namespace nestbench::tenants {
 namespace {
@@ -34,7 +34,7 @@ std::optional<timer_t> g_storm_timer;
 Fault g_last_words;  // too large for a handler's stack, and there is only one
 
 void SendHeartbeat() {
-  const Heartbeat beat = {.at_ns = NowNs(),
+  const Heartbeat beat = {.at_ns = vmm::MonotonicNs(),
                           .state = g_pulse->state,
                           .reserved = 0,
                           .requests = g_pulse->requests,
@@ -134,12 +134,6 @@ vmm::Result<> SetTimer(std::optional<timer_t>& timer, int signal, std::chrono::n
 }
 
 }  // namespace
-
-std::uint64_t NowNs() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 vmm::Result<> InstallLastWords() {
   void* stack = ::mmap(nullptr, kHandlerStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

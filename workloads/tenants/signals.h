@@ -29,7 +29,4 @@ void StopHeartbeats();
 // A flood of timer signals at this thread, each of which takes its vCPU out of the guest. Zero: stops it.
 vmm::Result<> SetTimerStorm(std::chrono::nanoseconds interval);
 
-// CLOCK_MONOTONIC: the time of all messages.
-std::uint64_t NowNs();
-
 }  // namespace nestbench::tenants

@@ -19,6 +19,7 @@
 #include "guests.h"
 #include "nestbench/substrates/mailbox_reader.h"
 #include "nestbench/tenants/latency_histogram.h"
+#include "nestbench/vmm/base/clock.h"
 #include "signals.h"
 #include "vmm_faults.h"
 
@@ -58,7 +59,7 @@ class Tenant {
     SetLastWordsSocket(channel_.get());
     if (auto done = Confine(); !done) return GiveUp(FaultClass::kHostResource, done.error());
     if (spawn_.starts_itself == 0 && !WaitForStart()) return 0;
-    const std::uint64_t begin_ns = NowNs();
+    const std::uint64_t begin_ns = vmm::MonotonicNs();
     if (spawn_.has_disk != 0) faults_.disk = std::make_shared<substrates::DiskFaults>();
     if (spawn_.has_network != 0) faults_.network = std::make_shared<substrates::NetFaults>();
     auto guest = CreateGuest(inheritance_, spawn_, faults_);
@@ -71,7 +72,7 @@ class Tenant {
       return GiveUp(FaultClass::kHostResource, done.error());
     }
     const vmm::MemoryRegion* arena = guest_->arena();
-    const Ready ready = {.set_up_ns = NowNs() - begin_ns,
+    const Ready ready = {.set_up_ns = vmm::MonotonicNs() - begin_ns,
                          .memory_base = arena == nullptr ? 0 : reinterpret_cast<std::uint64_t>(arena->bytes().data()),
                          .memory_bytes = arena == nullptr ? 0 : arena->bytes().size(),
                          .first_exit_ns = first->outside_ns,
@@ -167,7 +168,7 @@ class Tenant {
     (void)channel_.Send(type, *fault);  // there is nobody else to tell
   }
   void LogLine(std::string_view text) {
-    Log log = {.at_ns = NowNs(), .text = {}};
+    Log log = {.at_ns = vmm::MonotonicNs(), .text = {}};
     SetText(log.text, text);
     (void)channel_.Send(MessageType::kLog, log);
   }
@@ -185,7 +186,7 @@ class Tenant {
     request.arena_base = abi::kArenaBase;
     request.arena_bytes = spawn_.arena_bytes;
     std::ranges::copy(load_.parameters, request.parameters);
-    pulse_.request_since_ns = NowNs();
+    pulse_.request_since_ns = vmm::MonotonicNs();
     auto outcome = guest_->Call(request, std::chrono::nanoseconds(limit_ns));
     pulse_.request_since_ns = 0;
     if (!outcome) {
@@ -220,7 +221,7 @@ class Tenant {
     for (;;) {
       if (!TakeMessages()) return 0;
       if (exit_code_) return *exit_code_;
-      const std::uint64_t now = NowNs();
+      const std::uint64_t now = vmm::MonotonicNs();
       if (load_.activity == Activity::kNone) {
         Wait(now + kMaxIdleWaitNs);
         continue;
@@ -244,10 +245,10 @@ class Tenant {
     const std::uint64_t busy_ns = kSliceNs * std::min<std::uint64_t>(load_.intensity_percent, 100) / 100;
     do {
       if (!OnePass()) return false;
-    } while (NowNs() < begin_ns + busy_ns);
+    } while (vmm::MonotonicNs() < begin_ns + busy_ns);
     if (load_.intensity_percent < 100) {
       // A pass that took longer than its share earns a longer rest.
-      const std::uint64_t took = NowNs() - begin_ns;
+      const std::uint64_t took = vmm::MonotonicNs() - begin_ns;
       const std::uint64_t share = std::max<std::uint64_t>(load_.intensity_percent, 1);
       Wait(begin_ns + std::max(kSliceNs, took * 100 / share));
     }
@@ -260,7 +261,7 @@ class Tenant {
         return true;
       case Activity::kRequests:
       case Activity::kTimerStorm:
-        return ServeRequest(NowNs());
+        return ServeRequest(vmm::MonotonicNs());
       case Activity::kVmChurn:
         return CountPass(ChurnVm(*inheritance_.device));
       case Activity::kProcesses:
@@ -304,7 +305,7 @@ class Tenant {
       exit_code_ = Die(answer.error());
       return false;
     }
-    const std::uint64_t latency_ns = NowNs() - std::min(due_ns, NowNs());
+    const std::uint64_t latency_ns = vmm::MonotonicNs() - std::min(due_ns, vmm::MonotonicNs());
     if (totals_.requests == 0) totals_.checksum = answer->checksum;
     const bool wrong = answer->checksum != totals_.checksum;
     totals_.wrong += wrong ? 1 : 0;
@@ -360,7 +361,7 @@ class Tenant {
 
   // Until a message comes or the time is there.
   void Wait(std::uint64_t until_ns) {
-    const std::uint64_t now = NowNs();
+    const std::uint64_t now = vmm::MonotonicNs();
     if (until_ns <= now) return;
     const std::uint64_t left = until_ns - now;
     const timespec timeout = {.tv_sec = static_cast<time_t>(left / 1'000'000'000),
@@ -409,7 +410,7 @@ class Tenant {
     pulse_.state = TenantState::kServing;
     totals_ = {};
     histogram_.Clear();
-    const std::uint64_t now = NowNs();
+    const std::uint64_t now = vmm::MonotonicNs();
     totals_.begin_ns = now;
     first_due_ns_ = next_due_ns_ = now + load_.phase_ns;
     BeginWindow(now);
@@ -458,7 +459,7 @@ class Tenant {
 
   void SendReport(const ReportRequest& request) {
     Totals totals = totals_;
-    totals.end_ns = NowNs();
+    totals.end_ns = vmm::MonotonicNs();
     totals.held_bytes = held_bytes_;
     if (request.verify != 0 && totals_.requests != 0) {
       auto checked = Command(abi::Command::kVerify, load_.iterations, load_.request_limit_ns);

@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "nestbench/tenancy/restart_policy.h"
+#include "nestbench/vmm/base/clock.h"
 
 namespace nestbench::tenancy {
 namespace {
@@ -42,7 +43,7 @@ void MakeHealthy(Tenant& tenant) {
   tenant.phase = Phase::kReady;
   tenant.pid = ::getpid();
   tenant.spawn.heartbeat_ms = 100;
-  tenant.last_sign_ns = NowNs();
+  tenant.last_sign_ns = vmm::MonotonicNs();
 }
 
 void EndWith(Tenant& tenant, int wait_status) {
@@ -69,7 +70,7 @@ TEST_F(JudgeTest, HasNothingToSayOfAHealthyTenant) { EXPECT_FALSE(judge_.Look(te
 
 TEST_F(JudgeTest, BelievesLastWordsOnceTheyHadTimeToBeTheLast) {
   tenant_.fault = FaultOf(FaultClass::kGuestFault, "triple fault");
-  tenant_.fault_ns = NowNs();
+  tenant_.fault_ns = vmm::MonotonicNs();
   EXPECT_FALSE(judge_.Look(tenant_)) << "its end may follow at once";
   tenant_.fault_ns -= 200 * kMs;
   const Trouble trouble = Expect(judge_);
@@ -159,7 +160,7 @@ TEST_F(JudgeTest, SaysThatAStoppedProcessIsStopped) {
 }
 
 TEST_F(JudgeTest, CallsARequestWithoutEndAHangThoughHeartbeatsCome) {
-  tenant_.heartbeat.request_since_ns = NowNs() - 600 * kMs;
+  tenant_.heartbeat.request_since_ns = vmm::MonotonicNs() - 600 * kMs;
   EXPECT_FALSE(judge_.Look(tenant_));
   tenant_.heartbeat.request_since_ns -= 200 * kMs;
   const Trouble trouble = Expect(judge_);

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "nestbench/substrates/substrate.h"
+#include "nestbench/vmm/base/clock.h"
 
 namespace nestbench::substrates::testing {
 namespace {
@@ -115,10 +116,10 @@ bool Eventually(const std::function<bool()>& holds, std::chrono::milliseconds li
 double MeasureTscHz() {
   static const double kHz = [] {
     constexpr std::uint64_t kNs = 200'000'000;
-    const std::uint64_t begin_ns = MonotonicRawNs();
+    const std::uint64_t begin_ns = vmm::MonotonicRawNs();
     const std::uint64_t begin = __rdtsc();
     std::uint64_t now_ns = begin_ns;
-    while (now_ns < begin_ns + kNs) now_ns = MonotonicRawNs();
+    while (now_ns < begin_ns + kNs) now_ns = vmm::MonotonicRawNs();
     return static_cast<double>(__rdtsc() - begin) * 1e9 / static_cast<double>(now_ns - begin_ns);
   }();
   return kHz;

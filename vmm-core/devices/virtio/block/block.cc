@@ -15,7 +15,6 @@
 namespace nestbench::vmm::virtio {
 namespace {
 
-constexpr std::uint64_t kSectorBytes = 512;  // the unit of every number of the protocol
 constexpr std::size_t kStatusBytes = 1;
 constexpr std::uint16_t kQueueSizeLimit = 1024;               // IOV_MAX: a chain is one readv
 constexpr std::uint32_t kRangeMaxSectors = (1U << 30) / 512;  // of one discard or write-zeroes

@@ -413,6 +413,35 @@ TEST(FileDiskTest, DoesMoreRequestsThanItsDepth) {
   EXPECT_EQ(std::memcmp(read.data(), bytes.data(), bytes.size()), 0);
 }
 
+// Neither a request that the kernel refuses to take, nor one behind it, waits for ever or is lost.
+TEST(FileDiskTest, FailsWhatTheKernelNoLongerTakes) {
+  const ScratchFile file(1 << 20);
+  auto disk = FileDisk::Open(file.path(), {.queue_depth = 2});
+  ASSERT_TRUE(disk);
+  const UniqueFd other(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  ASSERT_GE(::dup2(other.get(), (*disk)->completion_fd()), 0);  // no ring is behind the descriptor any more
+  std::vector<std::byte> bytes(8 * 512);
+  std::vector<DiskRequest> requests(8);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i] = {.operation = DiskOperation::kWrite,
+                   .offset_bytes = i * 512,
+                   .size_bytes = 512,
+                   .buffers = {{bytes.data() + i * 512, 512}},
+                   .cookie = i};
+    (*disk)->Submit(requests[i]);
+  }
+  (*disk)->Start();
+  std::vector<DiskRequest*> done;
+  (*disk)->Drain(done);
+  EXPECT_EQ(done.size(), requests.size());
+  for (const DiskRequest* request : done) EXPECT_EQ(request->error_number, EIO);
+  done.clear();
+  (*disk)->Submit(requests[0]);
+  (*disk)->Collect(done);
+  ASSERT_EQ(done.size(), 1U);
+  EXPECT_EQ(done[0]->error_number, EIO);
+}
+
 TEST(FileDiskTest, UsesRegisteredFileAndBuffers) {
   const ScratchFile file(1 << 20);
   std::vector<std::byte> memory(8192, std::byte{4});

@@ -11,6 +11,8 @@
 
 namespace nestbench::vmm::virtio {
 
+inline constexpr std::uint64_t kSectorBytes = 512;  // the unit of every number of virtio-blk's protocol
+
 enum class DiskOperation : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
 
 // One request on its way. The caller owns it and leaves it alone until the disk hands it back.

@@ -10,9 +10,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <thread>
 #include <utility>
 
 #include "nestbench/vmm/base/mutant.h"
@@ -20,9 +22,9 @@
 namespace nestbench::vmm::virtio {
 namespace {
 
-constexpr std::uint32_t kSectorBytes = 512;
 constexpr std::size_t kZeroesBytes = 64 * 1024;
 constexpr std::size_t kZeroBuffersPerWrite = 16;
+constexpr auto kPollInterval = std::chrono::milliseconds(1);
 constexpr std::size_t kRegisteredBufferMaxBytes = 1ULL << 30;  // io_uring_register(2), IORING_REGISTER_BUFFERS
 
 struct FreeDeleter {
@@ -77,7 +79,7 @@ Alignment DirectAlignment(int fd, const struct stat& info) {
   struct statx more {};
   if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &more) == 0 && (more.stx_mask & STATX_DIOALIGN) != 0 &&
       more.stx_dio_mem_align != 0) {
-    return {more.stx_dio_mem_align, std::max(more.stx_dio_offset_align, kSectorBytes)};
+    return {more.stx_dio_mem_align, std::max<std::uint32_t>(more.stx_dio_offset_align, kSectorBytes)};
   }
 #endif
   // Kernels before 6.1 do not say; a block of the file system satisfies all of them.
@@ -100,7 +102,8 @@ struct FileDisk::State {
   std::vector<std::size_t> free_slots;
   std::deque<DiskRequest*> waiting;  // for a slot
   std::vector<DiskRequest*> finished;
-  std::size_t unsubmitted = 0;
+  std::deque<std::size_t> unsubmitted;  // slots whose entries the kernel has not taken yet, oldest first
+  bool refused = false;                 // the kernel takes no entries any more
   AlignedBytes zeroes;
 
   ~State() {
@@ -207,12 +210,10 @@ struct FileDisk::State {
   }
 
   void Queue(std::size_t slot) {
-    io_uring_sqe* sqe = ::io_uring_get_sqe(&ring);
+    io_uring_sqe* sqe = nullptr;
     // As many entries as slots, so a full queue only means that it has not been handed over yet.
-    while (sqe == nullptr) {
-      SubmitAll();
-      sqe = ::io_uring_get_sqe(&ring);
-    }
+    while (!refused && (sqe = ::io_uring_get_sqe(&ring)) == nullptr) SubmitAll();
+    if (refused) return Finish(slot, EIO);
     Progress& progress = slots[slot];
     const DiskRequest& request = *progress.request;
     const int file = registered_file ? 0 : fd.get();
@@ -250,20 +251,28 @@ struct FileDisk::State {
     }
     if (registered_file) sqe->flags |= IOSQE_FIXED_FILE;
     ::io_uring_sqe_set_data64(sqe, slot);
-    ++unsubmitted;
+    unsubmitted.push_back(slot);
   }
 
   void SubmitAll() {
-    while (unsubmitted != 0) {
+    while (!unsubmitted.empty() && !refused) {
       const int count = ::io_uring_submit(&ring);
       if (count > 0) {
-        unsubmitted -= std::min<std::size_t>(unsubmitted, static_cast<std::size_t>(count));
+        const auto taken = std::min<std::size_t>(unsubmitted.size(), static_cast<std::size_t>(count));
+        unsubmitted.erase(unsubmitted.begin(), unsubmitted.begin() + static_cast<std::ptrdiff_t>(taken));
       } else if (count == -EBUSY || count == -EAGAIN) {
         TakeCompletions();  // the kernel wants its completions taken first
       } else if (count != -EINTR) {
-        break;
+        Refuse();
       }
     }
+  }
+
+  // What the kernel has not taken will never be done, and so nothing that comes later.
+  void Refuse() {
+    refused = true;
+    for (const std::size_t slot : unsubmitted) Finish(slot, EIO);
+    unsubmitted.clear();
   }
 
   void Complete(std::size_t slot, int result) {
@@ -418,7 +427,8 @@ void FileDisk::Drain(std::vector<DiskRequest*>& done) {
   while (!state_->Idle()) {
     io_uring_cqe* cqe = nullptr;
     const int bad = ::io_uring_wait_cqe(&state_->ring, &cqe);
-    if (bad != 0 && bad != -EINTR && bad != -EAGAIN) break;
+    // The kernel still works on the buffers of what it has taken: leaving is no way out, though waiting fails.
+    if (bad != 0 && bad != -EINTR && bad != -EAGAIN) std::this_thread::sleep_for(kPollInterval);
     Collect(done);
   }
 }

@@ -2,7 +2,8 @@
 // fallocate(2), statx(2) STATX_DIOALIGN.
 //
 // A short transfer is continued, and one that cannot be (the file ends, the host's disk is full) is an error of the
-// request: nothing is reported as done that is not. A buffer that O_DIRECT does not take goes through a copy.
+// request: nothing is reported as done that is not. A buffer that O_DIRECT does not take goes through a copy. When the
+// kernel takes no more requests, those that it has not taken, and all that follow, fail with EIO.
 #pragma once
 
 #include <cstddef>

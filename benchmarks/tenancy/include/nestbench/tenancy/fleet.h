@@ -151,7 +151,4 @@ class Fleet {
   std::size_t zones_ = 0;  // alive
 };
 
-// CLOCK_MONOTONIC in ns.
-std::uint64_t NowNs();
-
 }  // namespace nestbench::tenancy

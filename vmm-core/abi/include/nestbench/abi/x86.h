@@ -71,6 +71,10 @@ inline constexpr std::uint8_t kPicMaskPort = 0x21;
 inline constexpr std::uint64_t kRflagsReserved1 = 1ULL << 1;
 inline constexpr std::uint64_t kRflagsInterrupts = 1ULL << 9;
 
+// Debug registers. AMD APM volume 2, section "Processor Initialization State".
+inline constexpr std::uint64_t kDr6AfterReset = 0xFFFF'0FF0;
+inline constexpr std::uint64_t kDr7AfterReset = 0x400;
+
 // Page-table entries. AMD APM, section "Page-Translation-Table Entry Fields".
 inline constexpr std::uint64_t kPtePresent = 1ULL << 0;
 inline constexpr std::uint64_t kPteWritable = 1ULL << 1;

@@ -113,7 +113,4 @@ Result<std::unique_ptr<Substrate>> CreateVm(const SubstrateOptions& options);
 // rings within `limit`; kSystem when there is no usable /dev/kvm.
 Result<abi::Doorbell> ChooseDoorbell(std::span<const std::byte> image, std::chrono::nanoseconds limit);
 
-// CLOCK_MONOTONIC_RAW in ns: not slewed by NTP, so that it and the TSC differ by a constant factor.
-std::uint64_t MonotonicRawNs();
-
 }  // namespace nestbench::substrates
