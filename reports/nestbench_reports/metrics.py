@@ -69,7 +69,7 @@ Found = TypeVar("Found")
 
 
 def _remembered(function: Callable[[Owner], Found]) -> Callable[[Owner], Found]:
-    """`function`, which tables, figures and the gate ask for again and again, once for each of its (frozen) arguments."""
+    """`function`, which tables, figures and the gate ask for again and again, once for each (frozen) argument."""
     name = f"_{function.__name__}"
 
     @wraps(function)
