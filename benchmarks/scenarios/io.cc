@@ -92,7 +92,8 @@ bool Tells(Side side, const IoWorkload& workload, IoMetric metric) {
     case Side::kVm:
       return true;
     case Side::kIperf3:
-      return workload.network() != nullptr && metric == IoMetric::kBandwidth;
+      return workload.network() != nullptr && metric == IoMetric::kBandwidth &&
+             workload.network()->operation == payload::NetOperation::kStream;
     case Side::kFio:
       break;
   }

@@ -107,6 +107,7 @@ IoWorkload Network(NetOperation operation, std::uint64_t frame_bytes, NetPeer pe
                      {"peer", std::string(is_to_host ? "host" : "guest")}};
   switch (operation) {
     case NetOperation::kStream:
+    case NetOperation::kReceive:
       workload.metrics = {IoMetric::kBandwidth};
       break;
     case NetOperation::kPackets:
@@ -115,6 +116,7 @@ IoWorkload Network(NetOperation operation, std::uint64_t frame_bytes, NetPeer pe
     case NetOperation::kPingPong:
     case NetOperation::kEcho:
     case NetOperation::kSink:
+    case NetOperation::kSource:
       workload.metrics = {IoMetric::kLatencyP50, IoMetric::kLatencyP99, IoMetric::kLatencyP999};
       break;
   }
@@ -140,6 +142,7 @@ void AddNetworks(std::vector<IoWorkload>& workloads) {
     for (const std::uint64_t frame_bytes : {std::uint64_t{512}, kMax}) add(kPingPong, frame_bytes, peer, kFull);
     add(kStream, kMax, peer, peer == NetPeer::kGuest ? kQuick : kStandard);
     add(kStream, 512, peer, kFull);
+    add(kReceive, kMax, peer, kStandard);
     add(kPackets, kMin, peer, kStandard);
   }
 }
@@ -212,12 +215,16 @@ std::string_view ToString(NetOperation operation) {
       return "stream";
     case NetOperation::kPackets:
       return "packets";
+    case NetOperation::kReceive:
+      return "receive";
     case NetOperation::kEcho:
       return "echo";
     case NetOperation::kSink:
+      return "sink";
+    case NetOperation::kSource:
       break;
   }
-  return "sink";
+  return "source";
 }
 
 std::string_view ToString(IoMetric metric) {

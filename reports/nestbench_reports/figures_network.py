@@ -106,9 +106,14 @@ def _network_waits(document: Document, by_id: dict[str, Metric]) -> Figure | Non
 
 
 def _short_labels(paths: Sequence[Path]) -> list[str]:
-    """What tells the rates of one figure apart: the peer, and the size of frames where it differs."""
-    sizes = {path.frame_bytes for path in paths}
-    return [path.peer_text if len(sizes) == 1 and not path.more else path.label.partition(", ")[2] for path in paths]
+    """What tells the rates of one figure apart: the peer; the operation and the size of frames where they differ."""
+    operations, sizes = {path.operation for path in paths}, {path.frame_bytes for path in paths}
+    labels = []
+    for path in paths:
+        operation, _, rest = path.label.partition(", ")
+        where = path.peer_text if len(sizes) == 1 and not path.more else rest
+        labels.append(where if len(operations) == 1 else f"{operation}, {where}")
+    return labels
 
 
 def _network_rates(document: Document, metric: str, identifier: str, title: str) -> Figure | None:

@@ -122,7 +122,6 @@ class Path:
         parts += [f"{key.replace('_', ' ')} {value}" for key, value in self.more]
         return printable(", ".join(parts))
 
-
     @property
     def peer_text(self) -> str:
         return printable({"host": "with the host", "guest": "with another guest"}.get(self.peer, self.peer))

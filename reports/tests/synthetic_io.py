@@ -79,6 +79,9 @@ def network_specs() -> list[Spec]:
         add("bandwidth", "stream", 1500, "MB/s", 1900, 1240 / factor)
         add("cpu", "stream", 1500, "ns/packet", 700, 1400 * factor)
         add("exits", "stream", 1500, "exits/op", None, 0.0)
+        add("bandwidth", "receive", 1500, "MB/s", 1700, 1190 / factor)
+        add("cpu", "receive", 1500, "ns/packet", 800, 1500 * factor)
+        add("exits", "receive", 1500, "exits/op", None, 0.0)
         add("packets", "packets", 64, "kpackets/s", 640, 410 / factor)
         add("cpu", "packets", 64, "ns/packet", 1500, 3100 * factor)
     return found

@@ -67,7 +67,9 @@ class SocketPeer final : public NetPeerRunner {
     args.arena = arena.data();
     args.arena_bytes = arena.size();
     payload::Result result;
-    NetWork<SocketEngine>(args, engine, 0).Run(args.iterations, result);
+    NetWork<SocketEngine> work(args, engine, 0);
+    work.Prepare();
+    work.Run(args.iterations, result);
     if (result.ok()) return;
     const std::scoped_lock lock(mutex_);
     problem_ = result.text();

@@ -141,7 +141,7 @@ Request IntegerRequest(SubstrateKind substrate) {
 
 Request NetworkRequest(SubstrateKind substrate, payload::NetOperation operation, NetPeer peer) {
   Request request = IntegerRequest(substrate);
-  const bool is_stream = operation == payload::NetOperation::kStream;
+  const bool is_stream = operation == payload::NetOperation::kStream || operation == payload::NetOperation::kReceive;
   const bool is_ping_pong = operation == payload::NetOperation::kPingPong;
   constexpr std::uint64_t kResendMs = 200;
   constexpr std::uint64_t kGiveUpMs = 10'000;

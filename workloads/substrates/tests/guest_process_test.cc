@@ -354,17 +354,17 @@ TEST_P(EachNetworkTest, GuestAndTwinDeliverTheSame) {
 }
 
 std::string NameOfNetwork(const ::testing::TestParamInfo<EachNetworkTest::ParamType>& info) {
-  static constexpr const char* kOperations[] = {"PingPong", "Stream", "Packets"};
+  static constexpr const char* kOperations[] = {"PingPong", "Stream", "Packets", "Receive"};
   const auto [operation, peer] = info.param;
   return std::string(kOperations[static_cast<std::size_t>(operation)]) +
-         (peer == NetPeer::kHost ? "ToTheHost" : "ToAnotherGuest");
+         (peer == NetPeer::kHost ? "WithTheHost" : "WithAnotherGuest");
 }
-INSTANTIATE_TEST_SUITE_P(Networks, EachNetworkTest,
-                         ::testing::Combine(::testing::Values(payload::NetOperation::kPingPong,
-                                                              payload::NetOperation::kStream,
-                                                              payload::NetOperation::kPackets),
-                                            ::testing::Values(NetPeer::kHost, NetPeer::kGuest)),
-                         NameOfNetwork);
+INSTANTIATE_TEST_SUITE_P(
+    Networks, EachNetworkTest,
+    ::testing::Combine(::testing::Values(payload::NetOperation::kPingPong, payload::NetOperation::kStream,
+                                         payload::NetOperation::kPackets, payload::NetOperation::kReceive),
+                       ::testing::Values(NetPeer::kHost, NetPeer::kGuest)),
+    NameOfNetwork);
 
 TEST_F(GuestProcessTest, KeepsAGuestsNetworkWithinItsLimit) {
   Request request = NetworkRequest(SubstrateKind::kVm, payload::NetOperation::kStream, NetPeer::kGuest);

@@ -110,7 +110,9 @@ class NetWorkTest : public ::testing::Test {
       const Args args = ArgsOf(PeerOf(operation), peer_arena_);
       peer_ = std::thread([this, args] {
         LaneEngine engine(back_, out_);
-        NetWork<LaneEngine>(args, engine, 0).Run(1, peer_result_);
+        NetWork<LaneEngine> work(args, engine, 0);
+        work.Prepare();
+        work.Run(1, peer_result_);
       });
     }
     const Args args = ArgsOf(operation, arena_);
@@ -166,6 +168,48 @@ TEST_F(NetWorkTest, DeliversAllOverAWireThatLosesAndRepeats) {
   EXPECT_GT(resent(), 0U);
 }
 
+TEST_F(NetWorkTest, FetchesAllInEachBatch) {
+  const Result first = RunBatch(NetOperation::kReceive, 1);
+  const Result second = RunBatch(NetOperation::kReceive, 2);
+  EXPECT_TRUE(first.ok()) << first.text();
+  EXPECT_TRUE(second.ok()) << second.text();
+  EXPECT_EQ(first.checksum(), second.checksum());
+  EXPECT_EQ(first.bytes(), 500 * (200 - kDatagramHeaderBytes));
+  StopPeer();
+  EXPECT_TRUE(peer_result_.ok()) << peer_result_.text();
+}
+
+TEST_F(NetWorkTest, FetchesAllOverAWireThatLosesAndRepeats) {
+  out_.fate = [](std::uint64_t index, Lane::Frame&) { return index % 5 == 0 ? 0 : 1; };  // the first request as well
+  back_.fate = [](std::uint64_t index, Lane::Frame&) { return index % 50 == 7 ? 0 : index % 13 == 3 ? 2 : 1; };
+  const Result result = RunBatch(NetOperation::kReceive);
+  EXPECT_TRUE(result.ok()) << result.text();
+  EXPECT_GT(resent(), 0U);
+  StopPeer();
+  EXPECT_TRUE(peer_result_.ok()) << peer_result_.text();
+}
+
+TEST_F(NetWorkTest, AFetchedFrameThatWasChangedFails) {
+  back_.fate = [](std::uint64_t index, Lane::Frame& frame) {
+    if (index == 100) frame.back() ^= std::byte{1};
+    return 1;
+  };
+  const Result result = RunBatch(NetOperation::kReceive);
+  EXPECT_EQ(result.status(), Status::kWrongResult);
+  EXPECT_STREQ(result.text(), "io_net: a frame came that was changed");
+}
+
+TEST_F(NetWorkTest, ARequestThatWasChangedFailsAtThePeer) {
+  out_.fate = [](std::uint64_t index, Lane::Frame& frame) {
+    if (index == 0) frame[offsetof(NetMessageHeader, number)] ^= std::byte{1};
+    return 1;
+  };
+  give_up_ms_ = 300;
+  EXPECT_EQ(RunBatch(NetOperation::kReceive).status(), Status::kWrongResult) << "nobody sends";
+  StopPeer();
+  EXPECT_STREQ(peer_result_.text(), "io_net: the peer got a request that was changed");
+}
+
 TEST_F(NetWorkTest, PlaysPingPongOverAWireThatLoses) {
   out_.fate = [](std::uint64_t index, Lane::Frame&) { return index % 200 == 7 ? 0 : 1; };
   const Result result = RunBatch(NetOperation::kPingPong);
@@ -208,7 +252,7 @@ TEST_F(NetWorkTest, AnAcknowledgementOfSomethingElseFails) {
 TEST_F(NetWorkTest, GivesUpOnAPeerThatIsSilent) {
   back_.fate = [](std::uint64_t, Lane::Frame&) { return 0; };
   give_up_ms_ = 100;
-  for (const NetOperation operation : {NetOperation::kPingPong, NetOperation::kStream}) {
+  for (const NetOperation operation : {NetOperation::kPingPong, NetOperation::kStream, NetOperation::kReceive}) {
     const Result result = RunBatch(operation);
     EXPECT_EQ(result.status(), Status::kWrongResult);
     EXPECT_NE(std::string_view(result.text()).find("does not answer"), std::string_view::npos);

@@ -29,13 +29,16 @@ enum class NetOperation : std::uint64_t {
   kPingPong = 0,  // one message, and on as soon as it has come back; the latency of each round trip
   kStream = 1,    // as many as the window allows
   kPackets = 2,   // the same; by convention with the shortest frames
-  kEcho = 3,      // the peer's part of kPingPong
-  kSink = 4,      // the peer's part of kStream and kPackets
+  kReceive = 3,   // kStream the other way: asks its peer for so many
+  kEcho = 4,      // the peer's part of kPingPong
+  kSink = 5,      // the peer's part of kStream and kPackets
+  kSource = 6,    // the peer's part of kReceive
 };
-inline constexpr std::uint64_t kNetOperationCount = 5;
+inline constexpr std::uint64_t kNetOperationCount = 7;
 constexpr bool IsOfPeer(NetOperation operation) { return operation >= NetOperation::kEcho; }
 constexpr NetOperation PeerOf(NetOperation operation) {
-  return operation == NetOperation::kPingPong ? NetOperation::kEcho : NetOperation::kSink;
+  if (operation == NetOperation::kPingPong) return NetOperation::kEcho;
+  return operation == NetOperation::kReceive ? NetOperation::kSource : NetOperation::kSink;
 }
 constexpr Station StationOf(NetOperation operation) {
   return IsOfPeer(operation) ? Station::kPeer : Station::kMeasured;
@@ -46,7 +49,7 @@ inline constexpr std::uint64_t kNetMaxIterations = 1ULL << 31;
 
 // What a batch leaves beside the latencies. Hostile, as they are.
 struct NetTable {
-  std::uint64_t resent;  // frames that were sent again
+  std::uint64_t resent;  // frames that were sent again; of kReceive, those that came again
 };
 inline constexpr std::uint64_t kNetTableOffset = abi::kLatencyTableBytes;
 inline constexpr std::uint64_t kNetEngineOffset = kNetTableOffset + abi::kPageBytes;
@@ -54,11 +57,12 @@ inline constexpr std::uint64_t kNetEngineBytes = 1064960;
 inline constexpr std::uint64_t kNetArenaBytes = kNetEngineOffset + kNetEngineBytes;
 
 struct NetMessageHeader {
-  std::uint32_t number;          // of this message in its batch; in an acknowledgement: of the first that is missing
+  std::uint32_t number;          // of this message in its batch; of an acknowledgement: the first that is missing; of a
+                                 // request: how many messages are asked for
   std::uint32_t kind_and_batch;  // kind in the upper 8 bits; the batch's number, from 1
-  std::uint64_t checksum;        // in an acknowledgement: the sum of those of the messages before `number`
+  std::uint64_t checksum;        // of an acknowledgement: the sum of those of the messages before `number`
 };
-enum class NetMessageKind : std::uint32_t { kPing = 1, kPong = 2, kData = 3, kAcknowledgement = 4 };
+enum class NetMessageKind : std::uint32_t { kPing = 1, kPong = 2, kData = 3, kAcknowledgement = 4, kRequest = 5 };
 inline constexpr std::uint32_t kNetBatchMask = 0x00FF'FFFF;
 inline constexpr std::uint32_t kNetMessageMinBytes = kFrameMinBytes - kDatagramHeaderBytes;
 static_assert(sizeof(NetMessageHeader) <= kNetMessageMinBytes);
@@ -140,11 +144,17 @@ class NetWork {
       case NetOperation::kPackets:
         Stream(static_cast<std::uint32_t>(iterations), result);
         break;
+      case NetOperation::kReceive:
+        Fetch(static_cast<std::uint32_t>(iterations), result);
+        break;
       case NetOperation::kEcho:
         Echo(result);
         break;
       case NetOperation::kSink:
         Sink(result);
+        break;
+      case NetOperation::kSource:
+        Source(result);
         break;
     }
     result.End();
@@ -312,6 +322,50 @@ class NetWork {
     }
   }
 
+  void Fetch(std::uint32_t iterations, Result& result) {
+    std::uint32_t expected = 0;
+    bool owes = false;  // an acknowledgement
+    bool asked = false;
+    std::uint64_t progressed_at = ReadTicks();
+    std::uint64_t asked_at = progressed_at;
+    while (expected < iterations || owes) {
+      Received received;
+      bool worked = false;
+      for (std::uint32_t count = 0; count < kPartFrames && Receive(received); ++count) {
+        if (received.kind == NetMessageKind::kData && received.batch == batch_) {
+          owes = worked = true;
+          if (received.header.number == expected && expected < iterations) {
+            if (!IsIntact(received)) return result.Fail(Status::kWrongResult, "io_net: a frame came that was changed");
+            sum_ += received.header.checksum;
+            ++expected;
+          } else if (received.header.number < expected) {
+            ++table_->resent;
+          }
+        }
+        engine_.Release();
+      }
+      if (owes && SendMessage(NetMessageKind::kAcknowledgement, expected, batch_, sum_, kNetMessageMinBytes)) {
+        owes = false;
+        engine_.Publish();
+      }
+      if (worked) {
+        progressed_at = ReadTicks();
+        idle_since_ = 0;
+        continue;
+      }
+      if (Ended(result)) return;
+      const std::uint64_t now = ReadTicks();
+      if (now - progressed_at >= give_up_ticks_) return result.Fail(Status::kWrongResult, kNoAnswer);
+      if (expected == 0 && (!asked || now - asked_at >= resend_ticks_) &&
+          SendMessage(NetMessageKind::kRequest, iterations, batch_, Mix(seed_ + iterations), kNetMessageMinBytes)) {
+        engine_.Publish();
+        asked = true;
+        asked_at = now;
+      }
+      Idle(now, owes ? 1 : sleep_ms_);
+    }
+  }
+
   void Echo(Result& result) {
     while (!Ended(result)) {
       Received received;
@@ -373,6 +427,59 @@ class NetWork {
       } else {
         Idle(ReadTicks(), owes ? 1 : 0);
       }
+    }
+  }
+
+  void Source(Result& result) {
+    std::uint32_t batch = 0;
+    std::uint32_t total = 0;
+    std::uint32_t next = 0;
+    std::uint32_t acknowledged = 0;
+    std::uint64_t sent_at = 0;
+    while (!Ended(result)) {
+      bool worked = false;
+      for (std::uint32_t count = 0; count < kPartFrames && next < total && next - acknowledged < window_; ++count) {
+        if (!SendMessage(NetMessageKind::kData, next, batch, ChecksumOf(next, data_sum_), size_bytes_)) break;
+        ++next;
+        worked = true;
+      }
+      if (worked) engine_.Publish();
+      Received received;
+      for (std::uint32_t count = 0; count < kPartFrames && Receive(received); ++count) {
+        const NetMessageHeader& header = received.header;
+        if (received.kind == NetMessageKind::kRequest && received.batch > batch) {
+          if (header.number > kNetMaxIterations || header.checksum != Mix(seed_ + header.number)) {
+            result.Fail(Status::kWrongResult, "io_net: the peer got a request that was changed");
+          }
+          batch = received.batch;
+          total = header.number;
+          next = acknowledged = 0;
+          sum_ = 0;
+          sent_at = ReadTicks();
+          worked = true;
+        } else if (received.kind == NetMessageKind::kAcknowledgement && received.batch == batch &&
+                   header.number - acknowledged - 1 < next - acknowledged) {
+          for (; acknowledged < header.number; ++acknowledged) sum_ += ChecksumOf(acknowledged, data_sum_);
+          if (sum_ != header.checksum) {
+            result.Fail(Status::kWrongResult, "io_net: what was acknowledged is not what was sent");
+          }
+          sent_at = ReadTicks();
+          worked = true;
+        }
+        engine_.Release();
+      }
+      if (worked) {
+        idle_since_ = 0;
+        continue;
+      }
+      const std::uint64_t now = ReadTicks();
+      const bool waits = acknowledged < next;
+      if (waits && now - sent_at >= resend_ticks_) {
+        next = acknowledged;
+        sent_at = now;
+        continue;
+      }
+      Idle(now, waits || next < total ? sleep_ms_ : 0);
     }
   }
 
