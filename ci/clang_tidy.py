@@ -1,7 +1,8 @@
 """Runs clang-tidy 16 over the C++ files of a build tree; files that passed and have not changed since are skipped.
 
 Most of clang-tidy's time goes into the system headers of each file, so files of one target are checked together, as one
-translation unit that includes them; where they cannot stand together (the same name twice), each is checked alone.
+translation unit that includes them. Those that cannot stand together (the same name twice) are checked alone: CMake lists
+them (nestbench_compile_alone); of a group where one was forgotten, each file is.
 A file counts as unchanged when its compile command, its text, the text of every project header that it includes
 (directly or not), .clang-tidy and clang-tidy itself are those of its last clean run. The record is in the build tree.
 Usage: clang_tidy.py --build DIR [--changed] [--deep] [--jobs N] [FILES ...]. Exit code 0 clean, 1 findings, 2 usage.
@@ -41,6 +42,11 @@ class Unit:
     def flags(self) -> str:
         """The command without its input and output: equal for files that may be checked together."""
         return re.sub(r" -o \S+ -c .*$", "", self.command)
+
+    @property
+    def target(self) -> str:
+        found = re.search(r" -o (\S+\.dir)/", self.command)
+        return found.group(1) if found else ""
 
 
 def _units(build: Path) -> list[Unit]:
@@ -111,12 +117,13 @@ def _changed_files() -> set[Path]:
     return {_ROOT / name for name in names}
 
 
-def _grouped(units: list[Unit]) -> list[list[Unit]]:
-    """Files of one folder and one set of flags, cut into groups of about equal size, the costliest first."""
-    by_flags: dict[tuple[Path, str], list[Unit]] = {}
+def _grouped(units: list[Unit], alone: set[Path]) -> list[list[Unit]]:
+    """Files of one target and one set of flags, cut into groups of about equal size, the costliest first."""
+    by_flags: dict[tuple[str, str], list[Unit]] = {}
     for unit in units:
-        by_flags.setdefault((unit.file.parent, unit.flags), []).append(unit)
-    groups = []
+        if unit.file not in alone:
+            by_flags.setdefault((unit.target, unit.flags), []).append(unit)
+    groups = [[unit] for unit in units if unit.file in alone]
     for members in by_flags.values():
         count = -(-len(members) // _GROUP)
         groups += [members[index::count] for index in range(count)]
@@ -196,8 +203,10 @@ def main() -> int:
     build: Path = options.build.resolve()
     try:
         units = _units(build)
+        alone = {Path(name) for name in (build / "compile_alone.txt").read_text().splitlines() if name}
     except (OSError, ValueError, KeyError) as error:
-        print(f"clang_tidy: no usable compile_commands.json in {build} ({error}): cmake --preset clang writes it",
+        print(f"clang_tidy: no usable compile_commands.json and compile_alone.txt in {build} ({error}): cmake --preset "
+              "clang writes them",
               file=sys.stderr)
         return 2
     if not units:
@@ -225,7 +234,7 @@ def main() -> int:
         record = {}
     keys = {unit.file: _key(unit, common) for unit in units}
     todo = [unit for unit in units if record.get(str(unit.file)) != keys[unit.file]]
-    groups = _grouped(todo)
+    groups = _grouped(todo, alone)
     folder = build / "clang-tidy"
     inputs = _write_groups(folder, groups, units)
     print(f"clang-tidy: {len(todo)} files to check, {len(units) - len(todo)} unchanged since their last clean run",
