@@ -205,9 +205,8 @@ def main() -> int:
         units = _units(build)
         alone = {Path(name) for name in (build / "compile_alone.txt").read_text().splitlines() if name}
     except (OSError, ValueError, KeyError) as error:
-        print(f"clang_tidy: no usable compile_commands.json and compile_alone.txt in {build} ({error}): cmake --preset "
-              "clang writes them",
-              file=sys.stderr)
+        print(f"clang_tidy: no usable compile_commands.json and compile_alone.txt in {build} ({error}): "
+              "cmake --preset clang writes them", file=sys.stderr)
         return 2
     if not units:
         print(f"clang_tidy: {build}/compile_commands.json names no project file", file=sys.stderr)
