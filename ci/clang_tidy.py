@@ -1,8 +1,8 @@
 """Runs clang-tidy 16 over the C++ files of a build tree; files that passed and have not changed since are skipped.
 
 Most of clang-tidy's time goes into the system headers of each file, so files of one target are checked together, as one
-translation unit that includes them. Those that cannot stand together (the same name twice) are checked alone: CMake lists
-them (nestbench_compile_alone); of a group where one was forgotten, each file is.
+translation unit that includes them. Those that cannot stand together (the same name twice) are checked alone: CMake
+lists them (nestbench_compile_alone). Of a group where one was forgotten, each file is.
 A file counts as unchanged when its compile command, its text, the text of every project header that it includes
 (directly or not), .clang-tidy and clang-tidy itself are those of its last clean run. The record is in the build tree.
 Usage: clang_tidy.py --build DIR [--changed] [--deep] [--jobs N] [FILES ...]. Exit code 0 clean, 1 findings, 2 usage.
