@@ -39,6 +39,7 @@ class VirtioEngine {
     }
     return false;
   }
+  static void Relax() { asm volatile("pause"); }
   void Sleep() {
     driver_.Sleep();
     if (driver_.is_broken()) problem_ = "io_disk: the device asks for a reset";

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <liburing.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -116,6 +117,9 @@ class UringEngine {
     return true;
   }
 
+  // What the kernel could not do at once, a thread of io_uring does on this CPU: a spin that does not let it run waits for
+  // its own end.
+  static void Relax() { ::sched_yield(); }
   void Sleep() {
     io_uring_cqe* cqe = nullptr;
     const int bad = ::io_uring_wait_cqe(&ring_, &cqe);

@@ -57,6 +57,7 @@ struct DiskCompletion {
 //   bool Offer(slot, kind, offset_bytes, std::byte* buffer, bytes)   another request; it need not start before Publish
 //   void Publish()                                                   start what was offered
 //   bool Take(DiskCompletion&)                                       one that is done, if any; never waits
+//   void Relax()                                                     between two looks, as long as it is not to sleep
 //   void Sleep()                                                     until one may be done
 //   void Ring()                                                      of kRing
 //   const char* problem()                                            null, or why the engine cannot go on
@@ -154,7 +155,7 @@ class DiskWork {
         engine_.Sleep();
         idle_since = 0;
       } else {
-        asm volatile("pause");
+        engine_.Relax();
       }
     }
   }
