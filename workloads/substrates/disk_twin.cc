@@ -117,8 +117,8 @@ class UringEngine {
     return true;
   }
 
-  // What the kernel could not do at once, a thread of io_uring does on this CPU: a spin that does not let it run waits for
-  // its own end.
+  // What the kernel could not do at once, a thread of io_uring does on this CPU: a spin that does not let it run waits
+  // for its own end.
   static void Relax() { ::sched_yield(); }
   void Sleep() {
     io_uring_cqe* cqe = nullptr;
