@@ -67,6 +67,27 @@ struct ProcessTally {
   [[nodiscard]] std::optional<result::Finding> FindingOf(const std::string& id) const;
 };
 
+// Counts a run. True when it measured something; else all is done for it: what cannot get better was given up by
+// `give_up(status, reason)`.
+template <typename GiveUp>
+result::Result<bool> CountRun(GuestRun& run, ProcessTally& tally, GiveUp give_up) {
+  switch (run.end) {
+    case GuestRun::End::kMeasured:
+      ++tally.measured;
+      return true;
+    case GuestRun::End::kVoid:
+      ++tally.voided;
+      tally.void_reason = std::move(run.reason);
+      return false;
+    case GuestRun::End::kGiveUp:
+      if (auto done = give_up(run.status, run.reason); !done) return tl::unexpected(done.error());
+      return false;
+    case GuestRun::End::kInterrupted:
+      break;
+  }
+  return false;
+}
+
 // What no process could measure has failed: `give_up(subject)`. What some could is measured, and a finding says what is
 // missing of `id_of(subject)`.
 template <typename Jobs, typename IdOf, typename GiveUp>

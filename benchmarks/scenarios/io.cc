@@ -337,19 +337,11 @@ class IoRun {
   result::Result<void> RunProcess(Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
                                   result::Arm arm) {
     GuestRun run = RunGuest(context_, RequestFor(job, subject), ImageOf(job).digest);
-    switch (run.end) {
-      case GuestRun::End::kInterrupted:
-        return {};
-      case GuestRun::End::kGiveUp:
-        return GiveUp(subject, run.status, run.reason);
-      case GuestRun::End::kVoid:
-        ++subject.processes.voided;
-        subject.processes.void_reason = std::move(run.reason);
-        return {};
-      case GuestRun::End::kMeasured:
-        break;
-    }
-    ++subject.processes.measured;
+    const auto measured = CountRun(
+        run, subject.processes,
+        [this, &subject](result::Status status, const std::string& reason) { return GiveUp(subject, status, reason); });
+    if (!measured) return tl::unexpected(measured.error());
+    if (!*measured) return {};
     subject.resent_frames += run.answer.resent;
     for (const auto& [metric, id] : subject.ids) {
       result::Round record = RoundOf(run.answer, round, order, arm);

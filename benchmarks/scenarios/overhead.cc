@@ -179,20 +179,12 @@ class OverheadRun {
   result::Result<void> RunProcess(Job& job, Subject& subject, std::uint32_t round, std::uint32_t order,
                                   result::Arm arm) {
     GuestRun run = RunGuest(context_, RequestFor(job, subject), digests_.at(job.workload->image));
-    switch (run.end) {
-      case GuestRun::End::kInterrupted:
-        return {};
-      case GuestRun::End::kGiveUp:
-        return GiveUp(subject, run.status, run.reason);
-      case GuestRun::End::kVoid:
-        ++subject.processes.voided;
-        subject.processes.void_reason = std::move(run.reason);
-        return {};
-      case GuestRun::End::kMeasured:
-        break;
-    }
+    const auto measured = CountRun(
+        run, subject.processes,
+        [this, &subject](result::Status status, const std::string& reason) { return GiveUp(subject, status, reason); });
+    if (!measured) return tl::unexpected(measured.error());
+    if (!*measured) return {};
     if (job.iterations == 0) job.iterations = run.answer.iterations;
-    ++subject.processes.measured;
     return journal_.AddRound(subject.id, ToRound(*job.workload, run.answer, round, order, arm));
   }
 

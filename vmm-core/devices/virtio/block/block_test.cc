@@ -387,21 +387,28 @@ TEST(FileDiskTest, AFlushReachesTheDevice) {
   EXPECT_EQ(flushed, 0U);
 }
 
+// One request for each sector of `bytes`, which stay where they are.
+std::vector<DiskRequest> WritesOf(std::span<std::byte> bytes) {
+  constexpr std::size_t kSize = 512;
+  std::vector<DiskRequest> requests(bytes.size() / kSize);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i] = {.operation = DiskOperation::kWrite,
+                   .offset_bytes = i * kSize,
+                   .size_bytes = kSize,
+                   .buffers = {{bytes.data() + i * kSize, kSize}},
+                   .cookie = i};
+  }
+  return requests;
+}
+
 // More requests than the ring has room for wait for their turn.
 TEST(FileDiskTest, DoesMoreRequestsThanItsDepth) {
   const ScratchFile file(1 << 20);
   auto disk = FileDisk::Open(file.path(), {.queue_depth = 2});
   ASSERT_TRUE(disk);
   std::vector<std::byte> bytes(64 * 512, std::byte{3});
-  std::vector<DiskRequest> requests(64);
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    requests[i] = {.operation = DiskOperation::kWrite,
-                   .offset_bytes = i * 512,
-                   .size_bytes = 512,
-                   .buffers = {{bytes.data() + i * 512, 512}},
-                   .cookie = i};
-    (*disk)->Submit(requests[i]);
-  }
+  std::vector<DiskRequest> requests = WritesOf(bytes);
+  for (DiskRequest& request : requests) (*disk)->Submit(request);
   (*disk)->Start();
   std::vector<DiskRequest*> done;
   (*disk)->Drain(done);
@@ -421,15 +428,8 @@ TEST(FileDiskTest, FailsWhatTheKernelNoLongerTakes) {
   const UniqueFd other(::open("/dev/null", O_RDWR | O_CLOEXEC));
   ASSERT_GE(::dup2(other.get(), (*disk)->completion_fd()), 0);  // no ring is behind the descriptor any more
   std::vector<std::byte> bytes(8 * 512);
-  std::vector<DiskRequest> requests(8);
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    requests[i] = {.operation = DiskOperation::kWrite,
-                   .offset_bytes = i * 512,
-                   .size_bytes = 512,
-                   .buffers = {{bytes.data() + i * 512, 512}},
-                   .cookie = i};
-    (*disk)->Submit(requests[i]);
-  }
+  std::vector<DiskRequest> requests = WritesOf(bytes);
+  for (DiskRequest& request : requests) (*disk)->Submit(request);
   (*disk)->Start();
   std::vector<DiskRequest*> done;
   (*disk)->Drain(done);

@@ -227,6 +227,31 @@ class NetWork {
                ChecksumOf(received.header.number, SumOf(received.bytes + sizeof(NetMessageHeader), DataBytes()));
   }
 
+  // The next few messages with data, as far as the window allows; in parts, so that the device works on the first while
+  // the next are written. False when there was none to send, or no room.
+  bool SendPart(std::uint32_t& next, std::uint32_t acknowledged, std::uint32_t total) {
+    const std::uint32_t first = next;
+    while (next - first < kPartFrames && next < total && next - acknowledged < window_ &&
+           SendNumbered(NetMessageKind::kData, next)) {
+      ++next;
+    }
+    if (next != first) engine_.Publish();
+    return next != first;
+  }
+  // Whether a message acknowledges something that was not yet; what its receiver summed up must be what was sent.
+  bool TakeAcknowledgement(const Received& received, std::uint32_t next, std::uint32_t& acknowledged, Result& result) {
+    const std::uint32_t number = received.header.number;
+    if (received.kind != NetMessageKind::kAcknowledgement || received.batch != batch_ ||
+        number - acknowledged - 1 >= next - acknowledged) {
+      return false;
+    }
+    for (; acknowledged < number; ++acknowledged) sum_ += ChecksumOf(acknowledged, data_sum_);
+    if (sum_ != received.header.checksum) {
+      result.Fail(Status::kWrongResult, "io_net: what was acknowledged is not what was sent");
+    }
+    return true;
+  }
+
   // Waits a little: looks on for some time after the last progress, then sleeps.
   void Idle(std::uint64_t now, std::uint32_t limit_ms) {
     if (idle_since_ == 0) idle_since_ = now;
@@ -282,24 +307,11 @@ class NetWork {
     std::uint64_t progressed_at = ReadTicks();
     std::uint64_t sent_at = progressed_at;
     while (acknowledged < iterations) {
-      bool worked = false;
-      // In parts, so that the device works on the first while the next are written.
-      for (std::uint32_t count = 0; count < kPartFrames && next < iterations && next - acknowledged < window_;
-           ++count) {
-        if (!SendNumbered(NetMessageKind::kData, next)) break;
-        ++next;
-        worked = true;
-      }
-      if (worked) engine_.Publish();
+      bool worked = SendPart(next, acknowledged, iterations);
       Received received;
       while (Receive(received)) {
-        const bool is_news = received.kind == NetMessageKind::kAcknowledgement && received.batch == batch_ &&
-                             received.header.number - acknowledged - 1 < next - acknowledged;
-        if (is_news) {
-          for (; acknowledged < received.header.number; ++acknowledged) sum_ += ChecksumOf(acknowledged, data_sum_);
-          if (sum_ != received.header.checksum) {
-            return result.Fail(Status::kWrongResult, "io_net: what was acknowledged is not what was sent");
-          }
+        if (TakeAcknowledgement(received, next, acknowledged, result)) {
+          if (!result.ok()) return;
           worked = true;
           progressed_at = sent_at = ReadTicks();
         }
@@ -431,38 +443,27 @@ class NetWork {
   }
 
   void Source(Result& result) {
-    std::uint32_t batch = 0;
+    batch_ = 0;  // from here on that of the last request
     std::uint32_t total = 0;
     std::uint32_t next = 0;
     std::uint32_t acknowledged = 0;
     std::uint64_t sent_at = 0;
     while (!Ended(result)) {
-      bool worked = false;
-      for (std::uint32_t count = 0; count < kPartFrames && next < total && next - acknowledged < window_; ++count) {
-        if (!SendMessage(NetMessageKind::kData, next, batch, ChecksumOf(next, data_sum_), size_bytes_)) break;
-        ++next;
-        worked = true;
-      }
-      if (worked) engine_.Publish();
+      bool worked = SendPart(next, acknowledged, total);
       Received received;
       for (std::uint32_t count = 0; count < kPartFrames && Receive(received); ++count) {
         const NetMessageHeader& header = received.header;
-        if (received.kind == NetMessageKind::kRequest && received.batch > batch) {
+        if (received.kind == NetMessageKind::kRequest && received.batch > batch_) {
           if (header.number > kNetMaxIterations || header.checksum != Mix(seed_ + header.number)) {
             result.Fail(Status::kWrongResult, "io_net: the peer got a request that was changed");
           }
-          batch = received.batch;
+          batch_ = received.batch;
           total = header.number;
           next = acknowledged = 0;
           sum_ = 0;
           sent_at = ReadTicks();
           worked = true;
-        } else if (received.kind == NetMessageKind::kAcknowledgement && received.batch == batch &&
-                   header.number - acknowledged - 1 < next - acknowledged) {
-          for (; acknowledged < header.number; ++acknowledged) sum_ += ChecksumOf(acknowledged, data_sum_);
-          if (sum_ != header.checksum) {
-            result.Fail(Status::kWrongResult, "io_net: what was acknowledged is not what was sent");
-          }
+        } else if (TakeAcknowledgement(received, next, acknowledged, result)) {
           sent_at = ReadTicks();
           worked = true;
         }
